@@ -1,0 +1,124 @@
+//! Descriptions: a contract for those who do not have its crate.
+
+use postcard_schema::Schema;
+use serde::{Deserialize, Serialize};
+use weft_types::{ContractName, TypeIndex};
+
+use crate::fingerprint::fingerprint_of;
+use crate::table::{at_most_max_types, type_name};
+use crate::{Contract, Message, TypeDescription, TypeEntry, TypeSchema, TypeTable};
+
+/// A message type with its whole schema.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema)]
+pub struct TypeShape {
+    /// What both sides call the type.
+    #[serde(deserialize_with = "type_name")]
+    pub name: String,
+    /// Which version of that name.
+    pub version: u16,
+    /// What it looks like, field by field.
+    pub schema: TypeSchema,
+}
+
+impl TypeShape {
+    /// The shape of `M`.
+    #[must_use]
+    pub fn of<M: Message>() -> Self {
+        Self {
+            name: M::NAME.to_owned(),
+            version: M::VERSION,
+            schema: TypeSchema::of::<M>(),
+        }
+    }
+
+    /// The short form that a type table carries.
+    #[must_use]
+    pub fn describe(&self) -> TypeDescription {
+        TypeDescription {
+            name: self.name.clone(),
+            version: self.version,
+            fingerprint: fingerprint_of(&self.name, self.version, &self.schema),
+        }
+    }
+}
+
+/// A request and the reply that answers it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema)]
+pub struct MessageDescription {
+    /// What the client sends.
+    pub request: TypeShape,
+    /// What it gets back.
+    pub reply: TypeShape,
+}
+
+impl MessageDescription {
+    /// The description of `Request`, answered by `Reply`.
+    #[must_use]
+    pub fn of<Request: Message, Reply: Message>() -> Self {
+        Self {
+            request: TypeShape::of::<Request>(),
+            reply: TypeShape::of::<Reply>(),
+        }
+    }
+}
+
+/// All that a stranger needs to talk to a service: names, versions and schemas of every request and
+/// reply.
+///
+/// It comes from the service, which may lie. A lie about a shape leads to bytes that the service
+/// then refuses itself, and to replies that do not fit what it announced: both are errors, and the
+/// bounds of [`TypeSchema`] hold in any case.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema)]
+pub struct ContractDescription {
+    /// The contract's name.
+    pub name: ContractName,
+    /// The service's version of it.
+    pub version: u16,
+    /// Its messages; the position is the index in [`Self::table`]. At most [`crate::MAX_TYPES`].
+    #[serde(deserialize_with = "at_most_max_types")]
+    pub messages: Vec<MessageDescription>,
+}
+
+impl ContractDescription {
+    /// The description of `C` with these messages.
+    ///
+    /// # Panics
+    ///
+    /// If the contract's name breaks the rules, which `contract!` has checked at compile time.
+    #[must_use]
+    pub fn of<C: Contract>(messages: Vec<MessageDescription>) -> Self {
+        Self {
+            name: ContractName::new(C::NAME).expect("the name was checked by the compiler"),
+            version: C::VERSION,
+            messages,
+        }
+    }
+
+    /// The table with which a client that knows only this description opens its channel.
+    #[must_use]
+    pub fn table(&self) -> TypeTable {
+        TypeTable {
+            contract: self.name.clone(),
+            version: self.version,
+            entries: self
+                .messages
+                .iter()
+                .map(|message| TypeEntry {
+                    request: message.request.describe(),
+                    reply: message.reply.describe(),
+                })
+                .collect(),
+        }
+    }
+
+    /// The message whose request has this name, in its newest version, and its index.
+    #[must_use]
+    pub fn message(&self, name: &str) -> Option<(TypeIndex, &MessageDescription)> {
+        self.messages
+            .iter()
+            .zip(0..)
+            .filter(|(message, _)| message.request.name == name)
+            .max_by_key(|(message, _)| message.request.version)
+            .map(|(message, index)| (TypeIndex::new(index), message))
+    }
+}
