@@ -12,3 +12,4 @@
 
 pub mod moving;
 pub mod session;
+pub mod wire;

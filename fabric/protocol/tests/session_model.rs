@@ -249,7 +249,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn every_message_arrives_once_and_in_order_however_often_the_wire_breaks(steps in steps()) {
