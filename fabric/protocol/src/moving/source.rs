@@ -363,6 +363,12 @@ impl MoveSource {
                 self.actions.push_back(SourceAction::SendFinal);
             }
             (Phase::Sending, In::FinalStored { digest }) => self.stored(now, digest),
+            // Sending again, to a target that turns out to have it.
+            (Phase::Preparing | Phase::Copying { .. }, In::FinalStored { digest })
+                if self.committed =>
+            {
+                self.stored(now, digest);
+            }
 
             (Phase::Committing, In::Committed) => {
                 self.committed = true;

@@ -3,8 +3,8 @@
 //! Until it is sealed a target may give up whenever it likes. Once it has told the source that it
 //! holds everything, the source may commit at any time, and then the target's copy is the service.
 //! So a sealed target never drops by itself: it waits for the source's word (`activate` or
-//! `abandon`), and if the source is silent it asks the directory, again and again, until that names
-//! either this very move or a later owner.
+//! `abandon`), and if the source is silent it asks it and the directory, again and again, until the
+//! directory names this very move or a later owner, or the source says that it gave up.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -62,6 +62,10 @@ pub enum TargetAction {
     },
     /// Ask the directory who owns the service. Answer: `DirectoryAnswered`, or nothing.
     AskDirectory,
+    /// Ask the source's node whether the move goes on. It answers `Abandoned` if it owns the
+    /// service since exactly this move's epoch and knows of no such move, `SourceHeard` if the
+    /// move goes on, and nothing otherwise: after a crash it cannot know what it had submitted.
+    AskSource,
     /// Write durably that this move was activated here, before a message is taken. Answer:
     /// `ActivationRecorded` or `Failed`.
     RecordActivation,
@@ -269,7 +273,14 @@ impl MoveTarget {
                 self.heard(now);
                 self.actions.push_back(TargetAction::TellNeverActivated);
             }
-            (State::Active, In::ActivateAsked) => {
+            // The source acts on something that we said long ago.
+            (State::Sealed, In::PrepareAsked) => {
+                self.heard(now);
+                let digest = self.digest;
+                self.actions
+                    .extend(digest.map(|digest| TargetAction::TellStored { digest }));
+            }
+            (State::Active, In::ActivateAsked | In::PrepareAsked) => {
                 self.actions.push_back(TargetAction::TellActivated);
             }
             (State::Dropped, In::ActivateAsked) => {
@@ -373,6 +384,7 @@ impl MoveTarget {
             TargetState::Sealed => {
                 self.deadline = Some(self.retry.after(now));
                 self.actions.push_back(TargetAction::AskDirectory);
+                self.actions.push_back(TargetAction::AskSource);
             }
             // Our own disk and our own process: they answer, or fail, by themselves.
             TargetState::Recording | TargetState::Activating => {

@@ -96,7 +96,10 @@ fn a_sealed_target_never_drops_by_itself_but_asks_the_directory() {
     for _ in 0..1000 {
         let now = target.poll_timeout().unwrap();
         target.handle(now, TargetInput::Timeout);
-        assert_eq!(actions(&mut target), [TargetAction::AskDirectory]);
+        assert_eq!(
+            actions(&mut target),
+            [TargetAction::AskDirectory, TargetAction::AskSource]
+        );
         // Still the source's, or what a reader that lags behind says.
         for current in [entry("n1", 1, None), entry("n3", 0, None)] {
             target.handle(now, TargetInput::DirectoryAnswered { current });
