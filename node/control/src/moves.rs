@@ -1,0 +1,231 @@
+//! The part of `node.control` that daemons say to each other: moves and the directory.
+//!
+//! The source's daemon drives a move and says these to the target's; both may hear a message again
+//! after a lost answer, and answer as they did the first time. [`MoveId`] tells moves apart.
+//! The directory's holder hears the `Directory...` messages.
+
+use postcard_schema::Schema;
+use serde::{Deserialize, Serialize};
+use weft_contract::Message;
+use weft_types::{ContractName, Epoch, MoveId, NodeName, ServiceName};
+
+use crate::channel_state::ChannelState;
+use crate::report::{DirectoryEntry, Program};
+
+/// Step `prepare`: start an instance that takes no messages.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MovePrepare {
+    /// The move.
+    pub id: MoveId,
+    /// What moves.
+    pub service: ServiceName,
+    /// What it understands.
+    pub contract: ContractName,
+    /// Which version; the target's program may be newer, never older.
+    pub contract_version: u16,
+    /// What its process runs.
+    pub program: Program,
+    /// Where it lives now.
+    pub from: NodeName,
+    /// In which epoch.
+    pub epoch: Epoch,
+}
+
+/// The instance waits for state.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MovePrepared {}
+
+/// Steps `precopy` and `final`: a piece of the service's state.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveChunk {
+    /// The move.
+    pub id: MoveId,
+    /// Which round of copying, from 0.
+    pub round: u32,
+    /// Which piece of the round, from 0. They come in order.
+    pub index: u32,
+    /// Bytes that only the service understands.
+    #[serde(with = "weft_contract::bytes")]
+    pub bytes: Vec<u8>,
+}
+
+/// The piece is in the new instance.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveChunkStored {}
+
+/// Step `final`: some of the service's channels.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveChannels {
+    /// The move.
+    pub id: MoveId,
+    /// Which part, from 0. They come in order.
+    pub index: u32,
+    /// The channels; one with much to say may go on in the next part.
+    pub channels: Vec<ChannelState>,
+}
+
+/// The channels are in the new instance.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveChannelsStored {}
+
+/// Step `final`: everything was sent; compare.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveFinal {
+    /// The move.
+    pub id: MoveId,
+    /// How many [`MoveChannels`] there were.
+    pub parts: u32,
+    /// How many channels, each counted once.
+    pub channels: u32,
+    /// The digest of the state at the source.
+    pub digest: String,
+}
+
+/// The new instance has everything and could take over.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveReady {
+    /// The digest of the state at the target. If it differs, the source thaws.
+    pub digest: String,
+}
+
+/// Step `activate`: the directory says that the target owns the service.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveActivate {
+    /// The move.
+    pub id: MoveId,
+    /// The epoch of the target.
+    pub epoch: Epoch,
+}
+
+/// The new instance takes messages.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveActivated {}
+
+/// The move will not happen: drop what was prepared. Never said once the commit was submitted,
+/// unless the directory has refused it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveAbandon {
+    /// The move.
+    pub id: MoveId,
+}
+
+/// Nothing is left of the move.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveAbandoned {}
+
+/// Asks where a service lives.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct DirectoryLookup {
+    /// The service.
+    pub service: ServiceName,
+}
+
+/// Where the service lives.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct DirectoryLookupReply {
+    /// Nothing if no node owns it.
+    pub entry: Option<DirectoryEntry>,
+}
+
+/// Claims a service that nobody owns. Refused with `AlreadyThere` if somebody does.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct DirectoryRegister {
+    /// What to enter. Its epoch is a wish: the directory goes on from the last one that it knows.
+    pub entry: DirectoryEntry,
+}
+
+/// The service belongs to who asked.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct DirectoryRegistered {
+    /// What was entered, with its real epoch.
+    pub entry: DirectoryEntry,
+}
+
+/// Step `commit`: the service changes its owner, if it still is what the source thinks. The one
+/// point of no return; only the source's node submits it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct DirectoryCommit {
+    /// The move: submitted again, it gets the answer of the first time.
+    pub id: MoveId,
+    /// What moves.
+    pub service: ServiceName,
+    /// The present owner.
+    pub from: NodeName,
+    /// The next one.
+    pub to: NodeName,
+    /// The present owner's epoch; the next one's is one more.
+    pub epoch: Epoch,
+}
+
+/// The service belongs to the target.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct DirectoryCommitted {
+    /// What stands in the directory now.
+    pub entry: DirectoryEntry,
+}
+
+/// Takes a service out, if it still belongs to this node in this epoch.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct DirectoryRemove {
+    /// The service.
+    pub service: ServiceName,
+    /// Its owner.
+    pub node: NodeName,
+    /// The owner's epoch.
+    pub epoch: Epoch,
+}
+
+/// The service belongs to nobody.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct DirectoryRemoved {}
+
+#[cfg(test)]
+mod tests {
+    use weft_contract::{Accepts, Contract, TypeTable, encode};
+    use weft_types::{ChannelId, Fingerprint, Lane, MessageKind, PerLane, Sequence, TypeIndex};
+
+    use super::*;
+    use crate::SavedMessage;
+    use crate::node::{NodeControl, NodeControlRequest};
+
+    #[test]
+    fn the_state_of_a_channel_travels_whole() {
+        let described = weft_contract::TypeDescription {
+            name: "kv.Put".into(),
+            version: 1,
+            fingerprint: Fingerprint::new(u64::MAX),
+        };
+        let sent = MoveChannels {
+            id: MoveId::new(u128::MAX),
+            index: 1,
+            channels: vec![ChannelState {
+                channel: ChannelId::new(7),
+                holder: ServiceName::new("shop").unwrap(),
+                holder_node: NodeName::new("n1").unwrap(),
+                table: TypeTable {
+                    contract: ContractName::new("kv").unwrap(),
+                    version: 1,
+                    entries: vec![weft_contract::TypeEntry {
+                        request: described.clone(),
+                        reply: described,
+                    }],
+                },
+                incoming: PerLane::from_fn(|lane| Sequence::new(u64::from(lane.get()))),
+                outgoing: PerLane::default(),
+                unacknowledged: vec![SavedMessage {
+                    lane: Lane::LOW,
+                    sequence: Sequence::ZERO,
+                    kind: MessageKind::Reply,
+                    type_index: TypeIndex::new(0),
+                    correlation: Sequence::new(9),
+                    body: vec![1; 1000],
+                }],
+            }],
+        };
+        let mut body = Vec::new();
+        encode(&sent, &mut body).unwrap();
+        let index = <NodeControl as Accepts<MoveChannels>>::INDEX;
+        let read = NodeControl::decode(index, &body).unwrap();
+        assert!(matches!(read, NodeControlRequest::MoveChannels(read) if read == sent));
+    }
+}
