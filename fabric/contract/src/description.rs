@@ -111,14 +111,99 @@ impl ContractDescription {
         }
     }
 
-    /// The message whose request has this name, in its newest version, and its index.
+    /// The message that a person means by `name`, and its index: the request of exactly this name
+    /// in its newest version, or else the only one whose name ends in `.name` (so that `Put` finds
+    /// `kv.Put`).
     #[must_use]
     pub fn message(&self, name: &str) -> Option<(TypeIndex, &MessageDescription)> {
-        self.messages
-            .iter()
-            .zip(0..)
-            .filter(|(message, _)| message.request.name == name)
-            .max_by_key(|(message, _)| message.request.version)
-            .map(|(message, index)| (TypeIndex::new(index), message))
+        let newest = |whole: &str| {
+            self.messages
+                .iter()
+                .zip(0..)
+                .filter(|(message, _)| message.request.name == whole)
+                .max_by_key(|(message, _)| message.request.version)
+                .map(|(message, index)| (TypeIndex::new(index), message))
+        };
+        newest(name).or_else(|| newest(self.only_ending_in(name)?))
+    }
+
+    /// The index of the message that a person means by `name`: see [`Self::message`].
+    #[must_use]
+    pub fn index_of(&self, name: &str) -> Option<TypeIndex> {
+        self.message(name).map(|(index, _)| index)
+    }
+
+    fn only_ending_in(&self, last_part: &str) -> Option<&str> {
+        let mut found = None;
+        for message in &self.messages {
+            let name = message.request.name.as_str();
+            let ends = name
+                .strip_suffix(last_part)
+                .is_some_and(|front| front.ends_with('.'));
+            if ends && found.replace(name).is_some_and(|other| other != name) {
+                return None;
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize, Deserialize, Schema, Message)]
+    #[message(crate = crate)]
+    struct Unit {}
+
+    fn described(names: &[(&str, u16)]) -> ContractDescription {
+        ContractDescription {
+            name: ContractName::new("test").unwrap(),
+            version: 1,
+            messages: names
+                .iter()
+                .map(|&(name, version)| {
+                    let mut message = MessageDescription::of::<Unit, Unit>();
+                    message.request.name = name.to_owned();
+                    message.request.version = version;
+                    message
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn a_short_name_is_enough_where_it_is_clear() {
+        let described = described(&[
+            ("a.Put", 1),
+            ("a.Put", 2),
+            ("a.Get", 1),
+            ("b.Get", 1),
+            ("Get", 1),
+        ]);
+        let find = |name| described.index_of(name).map(TypeIndex::get);
+        assert_eq!(find("a.Put"), Some(1));
+        assert_eq!(find("Put"), Some(1));
+        assert_eq!(find("Get"), Some(4), "the whole name goes first");
+        assert_eq!(find("ut"), None);
+        assert_eq!(find(""), None);
+    }
+
+    #[test]
+    fn a_name_with_two_meanings_finds_nothing() {
+        let described = described(&[("a.Get", 1), ("b.Get", 1)]);
+        assert_eq!(described.index_of("Get"), None);
+        assert_eq!(described.index_of("b.Get"), Some(TypeIndex::new(1)));
+    }
+
+    #[test]
+    fn a_description_from_elsewhere_gives_the_same_table() {
+        let described = described(&[("a.Put", 1), ("a.Get", 3)]);
+        let bytes = postcard::to_stdvec(&described).unwrap();
+        let read: ContractDescription = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(read, described);
+        assert_eq!(read.table(), described.table());
+        let own = MessageDescription::of::<Unit, Unit>();
+        assert_eq!(own.request.describe(), TypeDescription::of::<Unit>());
     }
 }

@@ -1,6 +1,8 @@
 //! Fingerprints: what a type looks like, in 64 bits.
 
-use ring::digest::{Context, SHA256};
+use std::fmt::Write;
+
+use ring::digest::{Context, SHA256, digest};
 use weft_types::Fingerprint;
 
 use crate::{Message, TypeSchema};
@@ -31,6 +33,20 @@ pub(crate) fn fingerprint_of(name: &str, version: u16, schema: &TypeSchema) -> F
     let mut first = [0; 8];
     first.copy_from_slice(&digest.as_ref()[..8]);
     Fingerprint::new(u64::from_be_bytes(first))
+}
+
+/// SHA-256 of `bytes` in lower-case hex: how digests of states are written everywhere.
+#[must_use]
+pub fn digest_hex(bytes: &[u8]) -> String {
+    let digest = digest(&SHA256, bytes);
+    digest
+        .as_ref()
+        .iter()
+        .fold(String::with_capacity(64), |mut hex, byte| {
+            // Writing to a string does not fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
 }
 
 #[cfg(test)]
@@ -74,6 +90,14 @@ mod tests {
         ] {
             assert_ne!(base, other);
         }
+    }
+
+    #[test]
+    fn a_digest_is_plain_sha_256() {
+        assert_eq!(
+            digest_hex(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod table;
 
 pub use contract::{Accepts, Contract, Handler, Serve};
 pub use description::{ContractDescription, MessageDescription, TypeShape};
-pub use fingerprint::fingerprint;
+pub use fingerprint::{digest_hex, fingerprint};
 pub use message::{DecodeError, EncodeError, Message, decode, encode};
 pub use negotiate::{Mismatch, TypeMap, negotiate};
 pub use schema::{
