@@ -1,1 +1,68 @@
-//! Not written yet.
+//! Shared memory between the processes of one machine: regions, rings, wake-ups, descriptors.
+//!
+//! This crate knows bytes, lanes and sequences, and nothing of types, services or networks. It is
+//! the only one with unsafe code.
+//!
+//! A channel is two *halves*, one in the memory of each side ([`OwnHalf`], [`PeerHalf`]): a sealed
+//! region with one writer, holding all that this side writes. [`connect`] makes a [`Sender`], a
+//! [`Receiver`] and a [`Swapper`] of them. Beside the halves runs a [`SideSocket`] for descriptors
+//! and the hang-up.
+//!
+//! Two things hold for everything here. The other process is hostile: whatever it writes, we answer
+//! with an error, never with undefined behaviour, a panic or an unbounded loop. And it may die on
+//! any line: what it left is readable, and a successor takes its place by a swap.
+//!
+//! Start reading at `layout` (where things lie), `slot` (how a message is published and checked)
+//! and `parking` (who rings when).
+
+#[cfg(not(loom))]
+mod arena;
+#[cfg(not(loom))]
+mod bell;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod half;
+#[cfg(not(loom))]
+mod layout;
+mod parking;
+#[cfg(not(loom))]
+mod process;
+#[cfg(not(loom))]
+mod raw;
+#[cfg(not(loom))]
+mod receiver;
+#[cfg(not(loom))]
+mod sender;
+#[cfg(not(loom))]
+mod side;
+#[cfg(not(loom))]
+mod slot;
+#[cfg(not(loom))]
+mod spin;
+#[cfg(not(loom))]
+mod swap;
+mod sync;
+#[cfg(not(loom))]
+mod watcher;
+
+pub use parking::PARKED_ALWAYS;
+
+#[cfg(not(loom))]
+pub use {
+    bell::{Bell, Wait, wait_any},
+    error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
+    half::{Cursors, OwnHalf, PeerHalf},
+    layout::{Geometry, MAX_SEQUENCE, Start},
+    process::{die_with_parent, harden_process},
+    receiver::{MAX_FORMER_PEERS, Received, Receiver},
+    sender::Sender,
+    side::{
+        MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, PeerCredentials, SideError, SideListener,
+        SideSocket,
+    },
+    slot::Header,
+    spin::Spin,
+    swap::{Swapper, connect},
+    watcher::{Ring, WatchId, Watcher},
+};

@@ -1,0 +1,209 @@
+//! Bells: how a sleeper waits without asking the waker for anything.
+//!
+//! A bell is a word in its *owner's* region. The owner bumps it and wakes; everybody else can only
+//! read it and sleep on it, which the kernel allows through a read-only mapping. So nobody can
+//! silence a bell but its owner, who hurts only itself by that.
+//!
+//! A peer that is replaced rings no more. The words below therefore never are all that a sleeper
+//! waits on: each wait also includes [`SUPERSEDED`], which every swap in this process bumps.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::thread::futex::{self, ClockId, Timespec, WaitFlags, WaitPtr, WaitvFlags};
+use weft_types::PerLane;
+
+use crate::half::PeerHalf;
+use crate::layout;
+use crate::raw::Memory;
+use crate::sync::{AtomicU32, Ordering, Read32};
+
+/// Counts the swaps of this process. Private to it.
+static SUPERSEDED: AtomicU32 = AtomicU32::new(0);
+
+/// The most words of one `futex_waitv` call.
+const MOST_WORDS: usize = 128;
+
+/// How long one group of bells is waited on when there are more than fit one call. A ring in
+/// another group is heard after at most this long.
+const GROUP_SLICE: Duration = Duration::from_millis(1);
+
+/// A connected peer: its half and whether another has taken its place.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) half: PeerHalf,
+    superseded: AtomicBool,
+}
+
+impl Peer {
+    pub(crate) fn new(half: PeerHalf) -> Arc<Self> {
+        Arc::new(Self {
+            half,
+            superseded: AtomicBool::new(false),
+        })
+    }
+
+    /// Makes every wait on this peer's bell return: a successor has taken its place.
+    pub(crate) fn supersede(&self) {
+        // ORDER(superseded): Release before the bump; pairs with the acquire loads in `wait_words`
+        // (of the count, before it looks at the bells) and in `is_superseded`.
+        self.superseded.store(true, Ordering::Release);
+        SUPERSEDED.fetch_add(1, Ordering::Release);
+        wake_private(&SUPERSEDED);
+    }
+
+    fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Acquire)
+    }
+}
+
+/// The bell of one peer. Keeps its mapping alive.
+#[derive(Clone, Debug)]
+pub struct Bell(Arc<Peer>);
+
+impl Bell {
+    pub(crate) fn of(peer: &Arc<Peer>) -> Self {
+        Self(Arc::clone(peer))
+    }
+
+    /// Its value now. Read it before the last look at the rings, and wait with it.
+    #[must_use]
+    pub fn value(&self) -> u32 {
+        // ORDER(bell): acquire; pairs with the Release in `parking::bump`.
+        self.word().load()
+    }
+
+    /// Whether its owner has been replaced: it says nothing any more, ask for the current one.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.0.is_superseded()
+    }
+
+    fn word(&self) -> Read32<'_> {
+        self.0.half.memory.read32(layout::BELL_AT)
+    }
+
+    fn differs(&self, seen: u32) -> bool {
+        self.is_superseded() || self.value() != seen
+    }
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wait {
+    /// The bell at this place has another value than was given, or its owner was replaced.
+    Rung(usize),
+    /// The time is over.
+    TimedOut,
+}
+
+/// Sleeps until one of `bells` has another value than the one given with it, or is superseded.
+///
+/// No ring is missed: the kernel compares the values when it puts the thread to sleep. More than
+/// 127 bells are waited on in turns, and a ring may then be noticed a millisecond late.
+/// Without bells it waits for a swap or the time.
+#[must_use]
+pub fn wait_any(bells: &[(Bell, u32)], timeout: Option<Duration>) -> Wait {
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    wait_words(bells, None, deadline)
+}
+
+/// As [`wait_any`]; `note`, a word of this process, ends the wait as `TimedOut` too if it differs
+/// from the value given.
+pub(crate) fn wait_words(
+    bells: &[(Bell, u32)],
+    note: Option<(&AtomicU32, u32)>,
+    deadline: Option<Instant>,
+) -> Wait {
+    let own_words = 1 + usize::from(note.is_some());
+    let group_size = MOST_WORDS - own_words;
+    let mut group = 0;
+    loop {
+        // ORDER(superseded): acquire; a swap after this load changes the word we sleep on.
+        let swaps = SUPERSEDED.load(Ordering::Acquire);
+        if let Some(place) = bells.iter().position(|(bell, seen)| bell.differs(*seen)) {
+            return Wait::Rung(place);
+        }
+        // ORDER(note): acquire; pairs with the Release of who changes it.
+        if note.is_some_and(|(word, seen)| word.load(Ordering::Acquire) != seen) {
+            return Wait::TimedOut;
+        }
+        let now = Instant::now();
+        let mut left = match deadline.map(|deadline| deadline.saturating_duration_since(now)) {
+            Some(Duration::ZERO) => return Wait::TimedOut,
+            left => left,
+        };
+        let groups = bells.len().div_ceil(group_size).max(1);
+        if groups > 1 {
+            left = Some(left.unwrap_or(GROUP_SLICE).min(GROUP_SLICE));
+        }
+        let here = bells
+            .chunks(group_size)
+            .nth(group % groups)
+            .unwrap_or_default();
+        group = group.wrapping_add(1);
+
+        let private = std::iter::once((&SUPERSEDED, swaps))
+            .chain(note)
+            .map(|(word, value)| entry(word, value, WaitFlags::PRIVATE));
+        let shared = here
+            .iter()
+            .map(|(bell, value)| entry(bell.word().0, *value, WaitFlags::empty()));
+        let words: Vec<futex::Wait> = private.chain(shared).collect();
+        sleep(&words, left);
+    }
+}
+
+fn entry(word: &AtomicU32, value: u32, flags: WaitFlags) -> futex::Wait {
+    let mut wait = futex::Wait::new();
+    wait.val = u64::from(value);
+    wait.uaddr = WaitPtr::new(word.as_ptr().cast());
+    wait.flags = WaitFlags::SIZE_U32 | flags;
+    wait
+}
+
+/// Returns when a word differs or is woken, when the time is over, or for no reason.
+fn sleep(words: &[futex::Wait], left: Option<Duration>) {
+    let until = left.map(|left| {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        now.checked_add(timespec(left)).unwrap_or(Timespec {
+            tv_sec: i64::MAX,
+            tv_nsec: 0,
+        })
+    });
+    match futex::waitv(
+        words,
+        WaitvFlags::empty(),
+        until.as_ref(),
+        ClockId::Monotonic,
+    ) {
+        Ok(_) | Err(Errno::AGAIN | Errno::TIMEDOUT | Errno::INTR) => {}
+        // No memory for the wait, or a kernel without it: never spin, never miss.
+        Err(_) => std::thread::sleep(left.unwrap_or(GROUP_SLICE).min(GROUP_SLICE)),
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+/// Wakes all who sleep on a word of a shared region.
+pub(crate) fn wake_shared(word: &AtomicU32) {
+    // The only errors are bad addresses, and this one is a live reference.
+    let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
+}
+
+/// Wakes all threads of this process that sleep on a word of its own.
+pub(crate) fn wake_private(word: &AtomicU32) {
+    let _ = futex::wake(word, futex::Flags::PRIVATE, i32::MAX as u32);
+}
+
+/// The marks at which a peer wants to be rung, as raw words: a sequence plus one, or 0.
+pub(crate) fn wake_marks(peer: &Peer) -> PerLane<u64> {
+    PerLane::from_fn(|lane| peer.half.memory.read64(layout::wake_at(lane)).load())
+}

@@ -1,0 +1,194 @@
+//! Connecting two halves, and replacing the peer's half while both directions run.
+//!
+//! A peer is replaced as a whole. The swap hands the successor's half to the sender (consumer swap:
+//! from now on its cursors and its parked word count) and to the receiver (producer swap: the old
+//! ring is read to its end, then the new one). Each picks it up by itself at its next operation;
+//! no lock is taken and nothing is shared on the way of a message but one flag.
+//!
+//! No wake-up is lost in between: a sender publishes, fences, and looks at the flag; a swap raises
+//! the flag, fences, and bumps our bell. Either the sender sees the flag and looks at the
+//! successor's parked word, or the bump comes after the message and wakes the successor.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fd::OwnedFd;
+use weft_types::{Lane, PerLane, Sequence};
+
+use crate::bell::{self, Bell, Peer};
+use crate::error::{ChannelError, PeerFault, RegionError};
+use crate::half::{Cursors, OwnHalf, PeerHalf};
+use crate::layout;
+use crate::parking;
+use crate::receiver::{MAX_FORMER_PEERS, Receiver};
+use crate::sender::Sender;
+use crate::sync::{AtomicU32, Ordering};
+
+/// What the sender, the receiver and the swappers of one channel end share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) own: OwnHalf,
+    current: Mutex<Arc<Peer>>,
+    pub(crate) for_sender: Inbox,
+    pub(crate) for_receiver: Inbox,
+}
+
+impl Shared {
+    pub(crate) fn current(&self) -> Arc<Peer> {
+        Arc::clone(&locked(&self.current))
+    }
+
+    /// Bumps our bell and wakes who waits on it.
+    pub(crate) fn ring(&self) {
+        let word = self.own.memory.word32(layout::BELL_AT);
+        parking::bump(word);
+        bell::wake_shared(word);
+    }
+}
+
+/// Successors that wait to be picked up by one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    raised: AtomicU32,
+    waiting: Mutex<Successors>,
+}
+
+/// What [`Inbox::take`] gives.
+#[derive(Debug, Default)]
+pub(crate) struct Successors {
+    /// The oldest first.
+    pub(crate) peers: Vec<Arc<Peer>>,
+    /// Some did not fit: what they had published is lost to this reader.
+    pub(crate) overflowed: bool,
+}
+
+impl Inbox {
+    /// Whether there is something to pick up. Cheap: one load.
+    pub(crate) fn is_raised(&self) -> bool {
+        // ORDER(swap): Relaxed; the fence in `publish_before_look` orders it where that matters,
+        // and the mutex hands over the halves.
+        self.raised.load(Ordering::Relaxed) != 0
+    }
+
+    pub(crate) fn take(&self) -> Successors {
+        let mut waiting = locked(&self.waiting);
+        // ORDER(swap): Relaxed, under the lock: no successor can stay behind unnoticed.
+        self.raised.store(0, Ordering::Relaxed);
+        std::mem::take(&mut *waiting)
+    }
+
+    /// Leaves a successor. One that was never picked up and has published nothing is replaced by
+    /// it; a service that dies again and again would otherwise make an idle client keep them all.
+    fn put(&self, peer: Arc<Peer>) {
+        let mut waiting = locked(&self.waiting);
+        let idle = |peer: &Arc<Peer>| {
+            let half = &peer.half;
+            Lane::ALL
+                .into_iter()
+                .all(|lane| half.published(lane) == half.first(lane))
+        };
+        if waiting.peers.last().is_some_and(idle) {
+            waiting.peers.pop();
+        }
+        if waiting.peers.len() >= MAX_FORMER_PEERS {
+            waiting.peers.pop();
+            waiting.overflowed = true;
+        }
+        waiting.peers.push(peer);
+        // ORDER(swap): Relaxed; the full fence in `Swapper::swap` follows.
+        self.raised.store(1, Ordering::Relaxed);
+    }
+}
+
+/// No code panics while it holds one of these locks, so what they guard is always whole.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Replaces the peer of one channel end. Any thread may hold one.
+#[derive(Clone, Debug)]
+pub struct Swapper(Arc<Shared>);
+
+impl Swapper {
+    /// Hands the successor's half to the sender and the receiver of this end.
+    ///
+    /// They pick it up at their next operation. Several swaps may queue up; the receiver then reads
+    /// the rings one after the other. Rings our bell, so that the successor looks, and ends all
+    /// waits on the old peer's bell.
+    pub fn swap(&self, peer: PeerHalf) {
+        let peer = Peer::new(peer);
+        let old = {
+            // Held to the end, so that two swaps reach both inboxes in one order.
+            let mut current = locked(&self.0.current);
+            self.0.for_receiver.put(Arc::clone(&peer));
+            self.0.for_sender.put(Arc::clone(&peer));
+            std::mem::replace(&mut *current, peer)
+        };
+        // ORDER(swap): flag, full fence, bump; pairs with publish, full fence, look in `Sender`.
+        parking::publish_before_look();
+        self.0.ring();
+        old.supersede();
+    }
+
+    /// The bell of the current peer. After a swap it is another one: see [`Bell::is_superseded`].
+    #[must_use]
+    pub fn bell(&self) -> Bell {
+        Bell::of(&self.0.current())
+    }
+
+    /// Rings our own bell, whether or not the peer is parked: it then looks at our rings and marks.
+    pub fn ring(&self) {
+        self.0.ring();
+    }
+
+    /// The current peer's cursors, unchecked.
+    #[must_use]
+    pub fn peer_cursors(&self) -> PerLane<Cursors> {
+        self.0.current().half.cursors()
+    }
+
+    /// The end of what the current peer has published.
+    #[must_use]
+    pub fn peer_published(&self, lane: Lane) -> Sequence {
+        self.0.current().half.published(lane)
+    }
+
+    /// A descriptor of our own half, for the successor of our peer.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::System`] if this process has no descriptor left.
+    pub fn share(&self) -> Result<OwnedFd, RegionError> {
+        self.0.own.share()
+    }
+}
+
+/// Connects our half with the peer's.
+///
+/// # Errors
+///
+/// [`PeerFault::Gap`] if the peer's ring starts above what we expect.
+pub fn connect(own: OwnHalf, peer: PeerHalf) -> Result<(Sender, Receiver, Swapper), ChannelError> {
+    for lane in Lane::ALL {
+        let (expected, first) = (own.start.incoming[lane], peer.first(lane));
+        if first > expected {
+            return Err(PeerFault::Gap {
+                lane,
+                expected,
+                first,
+            }
+            .into());
+        }
+    }
+    let peer = Peer::new(peer);
+    let shared = Arc::new(Shared {
+        own,
+        current: Mutex::new(Arc::clone(&peer)),
+        for_sender: Inbox::default(),
+        for_receiver: Inbox::default(),
+    });
+    Ok((
+        Sender::new(Arc::clone(&shared), Arc::clone(&peer)),
+        Receiver::new(Arc::clone(&shared), peer),
+        Swapper(shared),
+    ))
+}

@@ -1,0 +1,45 @@
+//! The atomics of this crate, from one place, so that loom can take theirs in models.
+
+#[cfg(not(loom))]
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// A 32-bit word that somebody else writes. It can only be loaded.
+///
+/// The memory may be mapped read-only. There a load has to be `Relaxed`: other orderings may
+/// compile to writes on some machines (see "atomic accesses to read-only memory" in the
+/// documentation of `std::sync::atomic`). The fence afterwards makes it an acquire load.
+#[derive(Clone, Copy)]
+pub(crate) struct Read32<'a>(pub(crate) &'a AtomicU32);
+
+impl Read32<'_> {
+    /// The value, with everything that its writer wrote before a `Release` store of it.
+    pub(crate) fn load(self) -> u32 {
+        // ORDER(every label): Relaxed is enough because the fence follows.
+        let value = self.0.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
+    }
+}
+
+/// A 64-bit word that somebody else writes. It can only be loaded; see [`Read32`].
+#[derive(Clone, Copy)]
+pub(crate) struct Read64<'a>(pub(crate) &'a AtomicU64);
+
+impl Read64<'_> {
+    /// The value, with everything that its writer wrote before a `Release` store of it.
+    pub(crate) fn load(self) -> u64 {
+        // ORDER(every label): Relaxed is enough because the fence follows.
+        let value = self.0.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
+    }
+
+    /// The value alone: orders nothing, for words behind one that was loaded with [`Self::load`].
+    pub(crate) fn load_plain(self) -> u64 {
+        // ORDER(filled): Relaxed; the acquire load of the slot's sequence word came before.
+        self.0.load(Ordering::Relaxed)
+    }
+}
