@@ -97,9 +97,12 @@ impl SourceInput {
 /// What a source's driver has to do.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum SourceAction {
-    /// Ask the target to prepare. Answer: `Prepared` or `Failed`. Asked again of a target that
-    /// lost the state after the commit, which starts over under the same id.
-    AskPrepare,
+    /// Ask the target to prepare. Answer: `Prepared` or `Failed`.
+    AskPrepare {
+        /// The move is committed, and the target lost the state. It starts over under the same id,
+        /// with [`MoveTarget::sent_again`](super::MoveTarget::sent_again).
+        again: bool,
+    },
     /// Copy the state. Answer: `RoundCopied` or `Failed`.
     CopyRound {
         /// Counted from 0.
@@ -245,7 +248,7 @@ impl MoveSource {
             step_since: now,
             times: StepTimes::default(),
             ended_in: Step::Prepare,
-            actions: VecDeque::from([SourceAction::AskPrepare]),
+            actions: VecDeque::from([SourceAction::AskPrepare { again: false }]),
         }
     }
 
@@ -515,7 +518,8 @@ impl MoveSource {
             return self.finish(now, Err(MoveFailure::StateLost));
         }
         self.enter(now, Phase::Preparing);
-        self.actions.push_back(SourceAction::AskPrepare);
+        self.actions
+            .push_back(SourceAction::AskPrepare { again: true });
     }
 
     fn failed(&mut self, now: Duration, refusal: Refusal) {

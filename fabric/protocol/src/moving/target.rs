@@ -133,6 +133,8 @@ pub struct MoveTarget {
     epoch: Epoch,
     limits: Limits,
     state: TargetState,
+    /// Whether this node may have lived through the commit before, and forgotten.
+    sent_again: bool,
     /// Why it was dropped, if the directory said so.
     superseded: Option<Option<Entry>>,
     digest: Option<StateDigest>,
@@ -176,6 +178,7 @@ impl MoveTarget {
             epoch,
             limits,
             state: TargetState::Preparing,
+            sent_again: false,
             superseded: None,
             digest: None,
             died_recording: false,
@@ -183,6 +186,17 @@ impl MoveTarget {
             deadline: Some(now + limits.silence),
             actions: VecDeque::from([TargetAction::StartInstance]),
         }
+    }
+
+    /// The source says that the move is committed and that this node has lost its state.
+    ///
+    /// The word of the source is not enough then to activate: this node may have registered the
+    /// service anew in a former life, and that later epoch may have gone on to another node. The
+    /// directory is asked first.
+    #[must_use]
+    pub const fn sent_again(mut self) -> Self {
+        self.sent_again = true;
+        self
     }
 
     /// The move.
@@ -251,6 +265,9 @@ impl MoveTarget {
                 self.actions.push_back(TargetAction::TellStored { digest });
             }
 
+            (State::Sealed, In::ActivateAsked) if self.sent_again => {
+                self.actions.push_back(TargetAction::AskDirectory);
+            }
             (State::Sealed, In::ActivateAsked) => self.record(now),
             (State::Sealed, In::DirectoryAnswered { current }) => self.answered(now, current),
             // On record as activated: it died while it was the service, and the node's rule for a

@@ -92,7 +92,7 @@ fn a_move_without_trouble_goes_through_all_steps_in_order() {
     assert_eq!(
         done,
         [
-            SourceAction::AskPrepare,
+            SourceAction::AskPrepare { again: false },
             SourceAction::CopyRound { round: 0 },
             SourceAction::Freeze,
             SourceAction::SendFinal,
@@ -236,7 +236,10 @@ fn after_the_commit_nothing_ends_the_move_but_the_targets_answer() {
 fn a_target_that_lost_the_state_after_the_commit_gets_it_again() {
     let mut source = source_in(Step::Activate);
     source.handle(at(10), SourceInput::NeverActivated);
-    assert_eq!(actions(&mut source), [SourceAction::AskPrepare]);
+    assert_eq!(
+        actions(&mut source),
+        [SourceAction::AskPrepare { again: true }]
+    );
     source.handle(at(11), SourceInput::Prepared);
     assert_eq!(actions(&mut source), [SourceAction::CopyRound { round: 0 }]);
     // No second freeze, and no second commit.

@@ -197,3 +197,25 @@ fn an_abandoned_target_drops_its_copy_before_it_serves() {
         ]
     );
 }
+
+#[test]
+fn a_target_that_was_sent_the_state_again_asks_the_directory_before_it_serves() {
+    let fresh = || {
+        let mut target = target().sent_again();
+        target.handle(at(1), TargetInput::InstanceReady);
+        target.handle(at(2), TargetInput::StateStored { digest: DIGEST });
+        actions(&mut target);
+        target.handle(at(3), TargetInput::ActivateAsked);
+        assert_eq!(actions(&mut target), [TargetAction::AskDirectory]);
+        target
+    };
+    let mut owner = fresh();
+    let current = entry("n2", 2, Some(ID));
+    owner.handle(at(4), TargetInput::DirectoryAnswered { current });
+    assert_eq!(actions(&mut owner), [TargetAction::RecordActivation]);
+
+    let mut late = fresh();
+    let current = entry("n3", 4, None);
+    late.handle(at(4), TargetInput::DirectoryAnswered { current });
+    assert_eq!(late.state(), TargetState::Dropped);
+}
