@@ -44,7 +44,7 @@ pub use proof::{
 };
 pub use timestamp::Timestamp;
 pub use verify::{
-    Instance, InstanceClaim, Node, Verified, node_name_of, verify_capability, verify_instance,
-    verify_node,
+    Instance, InstanceClaim, Node, Verified, node_name_of, validity_of, verify_capability,
+    verify_instance, verify_node,
 };
 pub use wallet::{Held, Wallet, WalletError};

@@ -264,6 +264,22 @@ pub fn node_name_of(
     names::parse_node_uri(uri, cluster).map_err(|fault| distrust(fault.into()))
 }
 
+/// The first and the last second in which a certificate says that it is valid.
+///
+/// # Errors
+///
+/// [`CapabilityError::Untrusted`] if it does not parse.
+pub fn validity_of(
+    certificate: &CertificateDer<'_>,
+) -> Result<(Timestamp, Timestamp), CapabilityError> {
+    let facts = Facts::parse(certificate).map_err(|why| CapabilityError::Untrusted {
+        document: Document::Node,
+        subject: "?".to_owned(),
+        why: Distrust::Broken(why.to_owned()),
+    })?;
+    Ok((facts.not_before, facts.not_after))
+}
+
 impl From<NameFault> for Distrust {
     fn from(fault: NameFault) -> Self {
         match fault {
