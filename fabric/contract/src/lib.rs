@@ -10,7 +10,7 @@
 //! open fails with an error that names it.
 //!
 //! Who has no Rust types (the command line, a monitor) asks the service for its
-//! [`ContractDescription`] and speaks JSON through `dynamic`.
+//! [`ContractDescription`] and speaks JSON through [`dynamic`].
 //!
 //! Not here: channels, bytes in shared memory, capabilities. This crate has never seen a peer; it
 //! is handed a peer's bytes and answers with a value or an error.
@@ -19,7 +19,7 @@ pub mod bytes;
 pub mod check;
 mod contract;
 mod description;
-
+pub mod dynamic;
 mod fingerprint;
 mod message;
 mod negotiate;

@@ -119,8 +119,7 @@ impl From<DecodeError> for Refusal {
 /// [`EncodeError`]; `out` is then as it was before.
 pub fn encode<M: Message>(message: &M, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     let start = out.len();
-    let body = Body { out, start };
-    postcard::serialize_with_flavor(message, body).map_err(|reason| {
+    postcard::serialize_with_flavor(message, Body::new(out, start)).map_err(|reason| {
         out.truncate(start);
         match reason {
             postcard::Error::SerializeBufferFull => EncodeError::TooLarge {
@@ -167,12 +166,17 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, DecodeError> {
 
 /// Takes postcard's output and stops it at [`MAX_BODY_BYTES`], so that a value of any size costs no
 /// more memory than a body.
-struct Body<'a> {
+pub(crate) struct Body<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
 }
 
-impl Body<'_> {
+impl<'a> Body<'a> {
+    /// A body that begins at `start` in `out`.
+    pub(crate) fn new(out: &'a mut Vec<u8>, start: usize) -> Self {
+        Self { out, start }
+    }
+
     fn check_room(&self, more: usize) -> postcard::Result<()> {
         if self.out.len() - self.start + more > MAX_BODY_BYTES {
             return Err(postcard::Error::SerializeBufferFull);
