@@ -1,6 +1,6 @@
 //! Contracts: what a service accepts, and who handles it.
 //!
-//! [`contract!`] writes everything that follows from the list of messages, so that the list is
+//! [`contract!`](crate::contract!) writes everything that follows from the list of messages, so that the list is
 //! written once: the table, the description, the enum of requests for servers that await, and
 //! [`Serve`], which exists for every `S` that has a [`Handler`] for each message. A service without
 //! one of them does not compile.
@@ -9,7 +9,7 @@ use weft_types::{Refusal, TypeIndex};
 
 use crate::{ContractDescription, DecodeError, Message, TypeTable, decode, encode};
 
-/// The messages that a service accepts. Written by [`contract!`].
+/// The messages that a service accepts. Written by [`contract!`](crate::contract!).
 pub trait Contract: 'static {
     /// What both sides call it; the rules are those of `ContractName`.
     const NAME: &'static str;
@@ -32,7 +32,7 @@ pub trait Contract: 'static {
     fn decode(index: TypeIndex, body: &[u8]) -> Result<Self::Request, DecodeError>;
 }
 
-/// That contract `Self` has message `M`. Written by [`contract!`].
+/// That contract `Self` has message `M`. Written by [`contract!`](crate::contract!).
 #[diagnostic::on_unimplemented(
     message = "contract `{Self}` does not accept `{M}`",
     label = "not a message of this contract"
@@ -62,7 +62,7 @@ pub trait Handler<M: Message, Cx: ?Sized> {
     fn handle(&mut self, message: M, cx: &mut Cx) -> Result<Self::Reply, Refusal>;
 }
 
-/// Bytes in, handler, bytes out. Written by [`contract!`] for every `S` that has a [`Handler`] with
+/// Bytes in, handler, bytes out. Written by [`contract!`](crate::contract!) for every `S` that has a [`Handler`] with
 /// the right reply for each message of the contract.
 pub trait Serve<S: ?Sized, Cx: ?Sized>: Contract {
     /// Decodes the request at `index` (of [`Contract::table`]), has `service` handle it, and

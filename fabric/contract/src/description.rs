@@ -197,6 +197,27 @@ mod tests {
     }
 
     #[test]
+    fn a_description_whose_schema_has_no_bottom_is_refused() {
+        #[derive(Serialize)]
+        struct Hostile {
+            name: &'static str,
+            version: u16,
+            schema: Vec<u8>,
+        }
+        let shape = |schema| {
+            let hostile = Hostile {
+                name: "a.Put",
+                version: 1,
+                schema,
+            };
+            postcard::from_bytes::<TypeShape>(&postcard::to_stdvec(&hostile).unwrap())
+        };
+        assert!(shape(TypeSchema::of::<Unit>().encoded().to_vec()).is_ok());
+        assert!(shape([0, 18].repeat(40_000)).is_err());
+        assert!(shape(Vec::new()).is_err());
+    }
+
+    #[test]
     fn a_description_from_elsewhere_gives_the_same_table() {
         let described = described(&[("a.Put", 1), ("a.Get", 3)]);
         let bytes = postcard::to_stdvec(&described).unwrap();

@@ -239,6 +239,18 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_name_is_as_long_for_the_derive_as_for_the_decoder() {
+        // One letter more is refused by the derive: see tests/ui.
+        #[derive(Serialize, Deserialize, Schema, weft_contract_derive::Message)]
+        #[message(
+            crate = crate,
+            name = "x234567890123456789012345678901234567890123456789012345678901234"
+        )]
+        struct Long {}
+        assert_eq!(Long::NAME.len(), crate::MAX_TYPE_NAME_BYTES);
+    }
+
+    #[test]
     fn bytes_in_one_piece_have_the_encoding_that_the_schema_says() {
         #[derive(Serialize, Schema)]
         struct Plain {

@@ -58,6 +58,9 @@ pub struct AttachClient {
     /// Where to go on, after the death of a former instance. Nothing for a new channel, and nothing
     /// for one that came with [`LoadChannels`].
     pub resume: Option<Resume>,
+    /// The most urgent lane that the client's capability allows. A message on a more urgent one is
+    /// answered with `NotAllowed`.
+    pub ceiling: Lane,
 }
 
 /// Where the channel of a dead instance goes on, as its node read it from what was left in memory.
@@ -140,7 +143,7 @@ pub struct CopyChannels {
 /// Some of the channels.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
 pub struct ChannelChunk {
-    /// The channels; one with much to say may go on in the next part.
+    /// The channels, or pieces of them: see [`ChannelState::into_pieces`].
     pub channels: Vec<ChannelState>,
     /// Whether this is the last part.
     pub last: bool,
@@ -251,6 +254,7 @@ mod tests {
                 outgoing: PerLane::default(),
                 unacknowledged: Vec::new(),
             }),
+            ceiling: Lane::NORMAL,
         };
         let read = round_trip(&attach);
         assert!(matches!(read, DomainRequest::AttachClient(read) if read == attach));

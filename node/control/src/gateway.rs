@@ -3,7 +3,7 @@
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 use weft_contract::{Message, TypeTable, contract};
-use weft_types::{ChannelId, Epoch, NodeName, PerLane, Sequence, ServiceName};
+use weft_types::{ChannelId, Epoch, NodeName, PerLane, Refusal, Sequence, ServiceName};
 
 use crate::report::PeerReport;
 
@@ -51,11 +51,26 @@ pub struct Carried {
 pub struct Drop {
     /// The channel.
     pub channel: ChannelId,
+    /// Why, for a far client. Nothing if there is none to be told.
+    pub refusal: Option<Refusal>,
 }
 
 /// The gateway has nothing of the channel any more; also said of one that it did not carry.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
 pub struct Dropped {}
+
+/// The local end of a carried channel was replaced: its service has been started again.
+///
+/// Descriptors beside it: the new local half, then this end of the new side socket.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct SwapLocal {
+    /// The channel.
+    pub channel: ChannelId,
+}
+
+/// The gateway reads from and writes to the new local end.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct LocalSwapped {}
 
 /// A service lives elsewhere now: every channel to it that comes from this node goes there.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
@@ -88,6 +103,7 @@ contract! {
     pub contract Gateway("node.gateway", 1) as GatewayRequest {
         Carry => Carried,
         Drop => Dropped,
+        SwapLocal => LocalSwapped,
         ServiceMoved => MoveNoted,
         Peers => PeerList,
     }

@@ -28,7 +28,7 @@ mod node;
 mod report;
 mod security;
 
-pub use channel_state::{Caller, ChannelState, SavedMessage};
+pub use channel_state::{Caller, ChannelState, MAX_PIECE_BYTES, PieceError, SavedMessage};
 pub use dispatcher::{
     ChannelClosed, ChannelOpened, CloseChannel, DescribeService, Dispatcher, DispatcherRequest,
     OpenChannel, RegisterService, ServiceDescribed, ServiceRegistered,
@@ -40,21 +40,21 @@ pub use domain::{
     Shutdown, StateChunk, StateDigest, StateLoaded, SwapPeer, Thaw, Thawed,
 };
 pub use gateway::{
-    Carried, Carry, CarryResume, Drop, Dropped, Gateway, GatewayRequest, MoveNoted, PeerList,
-    Peers, ServiceMoved,
+    Carried, Carry, CarryResume, Drop, Dropped, Gateway, GatewayRequest, LocalSwapped, MoveNoted,
+    PeerList, Peers, ServiceMoved, SwapLocal,
 };
 pub use gateway_home::{
-    GatewayHome, GatewayHomeRequest, InboundCloseNoted, InboundClosed, InboundOpened, Locate,
-    Located, OpenInbound,
+    ChannelLost, GatewayHome, GatewayHomeRequest, GatewayReady, InboundCloseNoted, InboundClosed,
+    InboundOpened, InboundStart, InboundStarted, Locate, Located, LostNoted, OpenInbound,
+    ReadyNoted, Resolve, Resolved, StartAt,
 };
 pub use memory::{
     ExtentGranted, ExtentReturned, Memory, MemoryRequest, RequestExtent, ReturnExtent,
 };
 pub use moves::{
-    DirectoryCommit, DirectoryCommitted, DirectoryLookup, DirectoryLookupReply, DirectoryRegister,
-    DirectoryRegistered, DirectoryRemove, DirectoryRemoved, MoveAbandon, MoveAbandoned,
-    MoveActivate, MoveActivated, MoveChannels, MoveChannelsStored, MoveChunk, MoveChunkStored,
-    MoveFinal, MovePrepare, MovePrepared, MoveReady,
+    DirectoryAnswer, DirectoryCommit, DirectoryLookup, DirectoryRegister, DirectoryRemove,
+    MoveAbandon, MoveAbandoned, MoveActivate, MoveActivated, MoveChannels, MoveChannelsStored,
+    MoveChunk, MoveChunkStored, MoveFinal, MovePrepare, MovePrepared, MoveReady, Owner,
 };
 pub use node::{
     Describe, DescribeReply, Directory, DirectoryReply, GrantInstalled, InstallGrant, Inventory,
@@ -68,3 +68,71 @@ pub use report::{
 pub use security::{
     GrantSummary, Grants, Identity, ListGrants, Proof, Prove, Security, SecurityRequest, WhoAmI,
 };
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use weft_contract::{Contract, DecodeError};
+    use weft_types::TypeIndex;
+
+    use super::*;
+
+    /// Reads the bytes as every message of the contract, and as one that it does not have.
+    fn read_as_everything<C: Contract>(bytes: &[u8]) {
+        let count = u16::try_from(C::table().entries.len()).unwrap();
+        for index in 0..count {
+            let _ = C::decode(TypeIndex::new(index), bytes);
+        }
+        assert!(matches!(
+            C::decode(TypeIndex::new(count), bytes),
+            Err(DecodeError::UnknownIndex { .. })
+        ));
+    }
+
+    fn read_by_all(bytes: &[u8]) {
+        read_as_everything::<NodeControl>(bytes);
+        read_as_everything::<Dispatcher>(bytes);
+        read_as_everything::<Security>(bytes);
+        read_as_everything::<Memory>(bytes);
+        read_as_everything::<Domain>(bytes);
+        read_as_everything::<Gateway>(bytes);
+        read_as_everything::<GatewayHome>(bytes);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn bytes_from_nowhere_are_refused_or_read_but_never_panic(bytes: Vec<u8>) {
+            read_by_all(&bytes);
+        }
+    }
+
+    #[test]
+    fn claims_of_endless_lists_are_refused_at_once() {
+        read_by_all(&[0xff; 10]);
+        read_by_all(&[0x7f; 200]);
+        read_by_all(&[1; 10_000]);
+    }
+
+    #[test]
+    fn no_two_contracts_have_the_same_name_and_each_fits_into_a_message() {
+        let descriptions = [
+            NodeControl::description(),
+            Dispatcher::description(),
+            Security::description(),
+            Memory::description(),
+            Domain::description(),
+            Gateway::description(),
+            GatewayHome::description(),
+        ];
+        for (n, one) in descriptions.iter().enumerate() {
+            assert!(descriptions[..n].iter().all(|other| other.name != one.name));
+            let described = DescribeReply {
+                description: one.clone(),
+            };
+            let mut body = Vec::new();
+            weft_contract::encode(&described, &mut body).unwrap();
+        }
+    }
+}

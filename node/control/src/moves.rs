@@ -10,7 +10,7 @@ use weft_contract::Message;
 use weft_types::{ContractName, Epoch, MoveId, NodeName, ServiceName};
 
 use crate::channel_state::ChannelState;
-use crate::report::{DirectoryEntry, Program};
+use crate::report::Program;
 
 /// Step `prepare`: start an instance that takes no messages.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
@@ -60,7 +60,7 @@ pub struct MoveChannels {
     pub id: MoveId,
     /// Which part, from 0. They come in order.
     pub index: u32,
-    /// The channels; one with much to say may go on in the next part.
+    /// The channels, or pieces of them: see [`ChannelState::into_pieces`].
     pub channels: Vec<ChannelState>,
 }
 
@@ -97,9 +97,19 @@ pub struct MoveActivate {
     pub epoch: Epoch,
 }
 
-/// The new instance takes messages.
+/// What became of the activation.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
-pub struct MoveActivated {}
+pub enum MoveActivated {
+    /// The new instance takes messages.
+    Serving,
+    /// The target has no state for this move and has never activated it; it has to be sent again.
+    Never,
+    /// The directory names a later owner than this move makes.
+    Superseded {
+        /// The owner; nothing if the service was removed.
+        owner: Option<Owner>,
+    },
+}
 
 /// The move will not happen: drop what was prepared. Never said once the commit was submitted,
 /// unless the directory has refused it.
@@ -120,25 +130,16 @@ pub struct DirectoryLookup {
     pub service: ServiceName,
 }
 
-/// Where the service lives.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
-pub struct DirectoryLookupReply {
-    /// Nothing if no node owns it.
-    pub entry: Option<DirectoryEntry>,
-}
-
-/// Claims a service that nobody owns. Refused with `AlreadyThere` if somebody does.
+/// Starts a service: a new owner, or a new life of the same one.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
 pub struct DirectoryRegister {
-    /// What to enter. Its epoch is a wish: the directory goes on from the last one that it knows.
-    pub entry: DirectoryEntry,
-}
-
-/// The service belongs to who asked.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
-pub struct DirectoryRegistered {
-    /// What was entered, with its real epoch.
-    pub entry: DirectoryEntry,
+    /// The service.
+    pub service: ServiceName,
+    /// The node that is going to run it.
+    pub node: NodeName,
+    /// Nothing: nobody owns it. An epoch: `node` owns it since then, has lost that instance and
+    /// starts another.
+    pub after: Option<Epoch>,
 }
 
 /// Step `commit`: the service changes its owner, if it still is what the source thinks. The one
@@ -157,13 +158,6 @@ pub struct DirectoryCommit {
     pub epoch: Epoch,
 }
 
-/// The service belongs to the target.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
-pub struct DirectoryCommitted {
-    /// What stands in the directory now.
-    pub entry: DirectoryEntry,
-}
-
 /// Takes a service out, if it still belongs to this node in this epoch.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
 pub struct DirectoryRemove {
@@ -175,9 +169,44 @@ pub struct DirectoryRemove {
     pub epoch: Epoch,
 }
 
-/// The service belongs to nobody.
+/// An owner, as the directory names it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema)]
+pub struct Owner {
+    /// The node.
+    pub node: NodeName,
+    /// Since when, counted in owners.
+    pub epoch: Epoch,
+    /// The move that made it the owner; nothing if it registered.
+    pub by: Option<MoveId>,
+}
+
+/// What the directory decided. A no is an answer, not a failure: nothing was changed.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
-pub struct DirectoryRemoved {}
+pub enum DirectoryAnswer {
+    /// The owner after the command.
+    Owned(Owner),
+    /// Nobody owns a service of this name.
+    Unknown {
+        /// The service.
+        service: ServiceName,
+    },
+    /// The owner is another, or has another epoch, than the command says.
+    Moved {
+        /// The service.
+        service: ServiceName,
+        /// Its owner.
+        current: Owner,
+    },
+    /// The service moves to where it is.
+    AlreadyThere {
+        /// The service.
+        service: ServiceName,
+        /// The node.
+        node: NodeName,
+    },
+    /// The directory has as many services as it takes.
+    Full,
+}
 
 #[cfg(test)]
 mod tests {

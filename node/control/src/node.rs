@@ -6,10 +6,9 @@ use weft_contract::{ContractDescription, Message, contract};
 use weft_types::{ClusterName, Epoch, NodeName, ServiceName};
 
 use crate::moves::{
-    DirectoryCommit, DirectoryCommitted, DirectoryLookup, DirectoryLookupReply, DirectoryRegister,
-    DirectoryRegistered, DirectoryRemove, DirectoryRemoved, MoveAbandon, MoveAbandoned,
-    MoveActivate, MoveActivated, MoveChannels, MoveChannelsStored, MoveChunk, MoveChunkStored,
-    MoveFinal, MovePrepare, MovePrepared, MoveReady,
+    DirectoryAnswer, DirectoryCommit, DirectoryLookup, DirectoryRegister, DirectoryRemove,
+    MoveAbandon, MoveAbandoned, MoveActivate, MoveActivated, MoveChannels, MoveChannelsStored,
+    MoveChunk, MoveChunkStored, MoveFinal, MovePrepare, MovePrepared, MoveReady,
 };
 use crate::report::{
     ChannelReport, DirectoryEntry, DomainReport, LogRecord, MoveReport, PeerReport, Program,
@@ -198,10 +197,10 @@ contract! {
         MoveFinal => MoveReady,
         MoveActivate => MoveActivated,
         MoveAbandon => MoveAbandoned,
-        DirectoryLookup => DirectoryLookupReply,
-        DirectoryRegister => DirectoryRegistered,
-        DirectoryCommit => DirectoryCommitted,
-        DirectoryRemove => DirectoryRemoved,
+        DirectoryLookup => DirectoryAnswer,
+        DirectoryRegister => DirectoryAnswer,
+        DirectoryCommit => DirectoryAnswer,
+        DirectoryRemove => DirectoryAnswer,
     }
 }
 

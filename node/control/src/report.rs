@@ -182,8 +182,4 @@ pub struct DirectoryEntry {
     pub node: NodeName,
     /// In which epoch.
     pub epoch: Epoch,
-    /// What it understands.
-    pub contract: ContractName,
-    /// Which version of that contract.
-    pub contract_version: u16,
 }

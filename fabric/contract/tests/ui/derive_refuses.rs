@@ -25,6 +25,10 @@ struct Skipping {
 struct BadName {}
 
 #[derive(Message)]
+#[message(name = "x2345678901234567890123456789012345678901234567890123456789012345")]
+struct LongName {}
+
+#[derive(Message)]
 #[message(version = 0)]
 struct BadVersion {}
 
