@@ -23,8 +23,11 @@ mod bell;
 mod error;
 #[cfg(not(loom))]
 mod half;
+#[cfg(all(test, not(loom)))]
+mod hostile;
 #[cfg(not(loom))]
 mod layout;
+#[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]
 mod parking;
 #[cfg(not(loom))]
 mod process;
@@ -42,6 +45,10 @@ mod slot;
 mod spin;
 #[cfg(not(loom))]
 mod swap;
+#[cfg_attr(
+    all(loom, not(test)),
+    expect(dead_code, reason = "the models use it, the rest is not built")
+)]
 mod sync;
 #[cfg(not(loom))]
 mod watcher;

@@ -157,3 +157,34 @@ macro_rules! memory {
 
 memory!(OwnMemory);
 memory!(PeerMemory);
+
+#[cfg(test)]
+mod tests {
+    use rustix::mm::MprotectFlags;
+
+    use crate::{Geometry, OwnHalf, PeerHalf, Start};
+
+    #[test]
+    fn a_read_only_mapping_cannot_be_made_writable() {
+        let half = OwnHalf::create(Geometry::DEFAULT, Start::default()).unwrap();
+        let peer = PeerHalf::open(half.share().unwrap()).unwrap();
+        let start = peer.memory.0.at(0, 4096, 8);
+        // SAFETY: it is refused; and if it were not, nobody would write there.
+        let result = unsafe {
+            rustix::mm::mprotect(
+                start.cast(),
+                4096,
+                MprotectFlags::READ | MprotectFlags::WRITE,
+            )
+        };
+        assert_eq!(result, Err(rustix::io::Errno::ACCESS));
+    }
+
+    #[test]
+    #[should_panic(expected = "outside a region")]
+    fn an_offset_outside_the_mapping_is_caught() {
+        let half = OwnHalf::create(Geometry::DEFAULT, Start::default()).unwrap();
+        let end = Geometry::DEFAULT.region_bytes() as usize;
+        let _ = half.memory.word64(end);
+    }
+}

@@ -1,0 +1,303 @@
+//! Two processes: the test binary starts itself again as the other side.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::collections::VecDeque;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{End, number, numbered, tell};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use weft_local_ipc::*;
+use weft_types::{Lane, MessageKind, Sequence, TypeIndex};
+
+const ROLE: &str = "WEFT_TEST_ROLE";
+const PATIENCE: Duration = Duration::from_secs(10);
+const LANE: Lane = Lane::NORMAL;
+
+/// Starts this binary in a role, with the other end of a side socket as its standard input, and
+/// connects with it.
+struct Other {
+    child: Child,
+    side: SideSocket,
+    /// What the daemon would keep: the other side's half.
+    half: PeerHalf,
+    end: End,
+}
+
+impl Other {
+    fn start(role: &str) -> Self {
+        let (side, far) = SideSocket::pair().unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
+            .env(ROLE, role)
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(far)))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (end, half) = handshake(&side);
+        Self {
+            child,
+            side,
+            half,
+            end,
+        }
+    }
+
+    fn ends_well(mut self) {
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "the other process: {status}");
+        assert!(self.side.hung_up());
+    }
+}
+
+fn handshake(side: &SideSocket) -> (End, PeerHalf) {
+    use std::os::fd::AsFd;
+    let own = OwnHalf::create(Geometry::DEFAULT, Start::default()).unwrap();
+    side.send(b"half", &[own.share().unwrap().as_fd()]).unwrap();
+    let (_, mut fds) = side.receive(Some(PATIENCE)).unwrap().expect("in time");
+    let fd = fds.remove(0);
+    let kept = PeerHalf::open(fd.try_clone().unwrap()).unwrap();
+    (End::connect(own, PeerHalf::open(fd).unwrap()), kept)
+}
+
+#[test]
+#[ignore = "the other side of the tests here; they start it"]
+fn the_other_process() {
+    use std::os::fd::AsFd;
+    let Ok(role) = std::env::var(ROLE) else {
+        // Somebody runs all ignored tests: this is none.
+        return;
+    };
+    die_with_parent().unwrap();
+    harden_process(false).unwrap();
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let (mut end, _) = handshake(&SideSocket::from(socket));
+    match role.as_str() {
+        "exchange" => exchange(&mut end, EXCHANGED),
+        "echo" => echo(end),
+        "flood" => flood(end),
+        "swallow" => swallow(end),
+        other => panic!("no role {other}"),
+    }
+}
+
+const EXCHANGED: u64 = 100_000;
+
+/// Sends requests, answers the other side's, and checks the answers, all on one thread.
+fn exchange(end: &mut End, count: u64) {
+    /// Requests without an answer. Less than half a ring: the answers need room too.
+    const WINDOW: u64 = 200;
+    let length = |n: u64| 8 + (n * 31 % 257) as usize;
+    let (mut sent, mut answered, mut served) = (0, 0, 0);
+    let mut asked = VecDeque::new();
+    let mut body = Vec::new();
+    while answered < count || served < count {
+        let mut idle = true;
+        while sent < count && sent - answered < WINDOW {
+            let mut request = vec![sent as u8; length(sent)];
+            request[..8].copy_from_slice(&number(sent));
+            let header = Header {
+                kind: MessageKind::Request,
+                ..tell()
+            };
+            let sequence = end.sender.try_send(LANE, header, &request).unwrap();
+            asked.push_back(sequence);
+            sent += 1;
+            idle = false;
+        }
+        while let Some(got) = end.receiver.try_receive(&mut body).unwrap() {
+            idle = false;
+            let n = numbered(&body);
+            match got.header.kind {
+                MessageKind::Request => {
+                    assert_eq!(n, served);
+                    assert_eq!(body.len(), length(n));
+                    assert!(body[8..].iter().all(|&byte| byte == n as u8));
+                    let header = Header {
+                        kind: MessageKind::Reply,
+                        type_index: TypeIndex::new(1),
+                        correlation: got.sequence,
+                        has_descriptors: false,
+                    };
+                    end.sender.try_send(LANE, header, &number(n)).unwrap();
+                    served += 1;
+                }
+                _ => {
+                    assert_eq!(n, answered);
+                    assert_eq!(Some(got.header.correlation), asked.pop_front());
+                    answered += 1;
+                }
+            }
+            end.receiver.finish(LANE, got.sequence.next());
+        }
+        if idle {
+            assert_eq!(end.receiver.wait(Some(PATIENCE)), Wait::Rung(0), "in time");
+        }
+    }
+}
+
+#[test]
+fn two_processes_exchange_100_000_requests_in_each_direction() {
+    let mut other = Other::start("exchange");
+    exchange(&mut other.end, EXCHANGED);
+    other.ends_well();
+}
+
+/// Sends everything back, until an empty message.
+fn echo(mut end: End) {
+    let mut random = SmallRng::seed_from_u64(2);
+    let mut body = Vec::new();
+    loop {
+        match end.receiver.try_receive(&mut body).unwrap() {
+            Some(got) => {
+                if body.is_empty() {
+                    return;
+                }
+                end.receiver.finish(got.lane, got.sequence.next());
+                // Sometimes while the other side still spins, sometimes when it sleeps.
+                std::thread::sleep(Duration::from_micros(random.random_range(0..60)));
+                end.sender.try_send(got.lane, tell(), &body).unwrap();
+            }
+            None => assert_eq!(end.receiver.wait(Some(PATIENCE)), Wait::Rung(0)),
+        }
+    }
+}
+
+#[test]
+fn no_wake_up_is_lost_between_processes() {
+    let mut other = Other::start("echo");
+    let mut random = SmallRng::seed_from_u64(1);
+    let mut body = Vec::new();
+    for n in 0..3000 {
+        let lane = Lane::ALL[n as usize % 4];
+        other.end.sender.try_send(lane, tell(), &number(n)).unwrap();
+        std::thread::sleep(Duration::from_micros(random.random_range(0..60)));
+        let got = loop {
+            match other.end.receiver.try_receive(&mut body).unwrap() {
+                Some(got) => break got,
+                None => assert_eq!(other.end.receiver.wait(Some(PATIENCE)), Wait::Rung(0)),
+            }
+        };
+        assert_eq!((got.lane, numbered(&body)), (lane, n));
+        other.end.receiver.finish(lane, got.sequence.next());
+    }
+    other.end.sender.try_send(LANE, tell(), b"").unwrap();
+    other.ends_well();
+}
+
+/// Bodies of all lengths, each byte of which follows from the sequence.
+fn pattern(n: u64) -> Vec<u8> {
+    let len = (n * 7919 % 3001) as usize;
+    (0..len).map(|i| (n as usize * 31 + i) as u8).collect()
+}
+
+/// Sends as fast as it can until it is killed.
+fn flood(mut end: End) {
+    for n in 0.. {
+        let body = pattern(n);
+        while end.sender.try_send(LANE, tell(), &body).is_err() {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn of_a_sender_killed_anywhere_whole_messages_are_left_and_nothing_else() {
+    let mut random = SmallRng::seed_from_u64(3);
+    for round in 0..50 {
+        let mut other = Other::start("flood");
+        let mut body = Vec::new();
+        let mut next = 0;
+        let kill_at = Duration::from_micros(random.random_range(0..4000));
+        let begin = Instant::now();
+        let mut take = |other: &mut Other| {
+            let Some(got) = other.end.receiver.try_receive(&mut body).unwrap() else {
+                return false;
+            };
+            assert_eq!(got.sequence.get(), next);
+            assert!(body == pattern(next), "round {round}: message {next}");
+            next += 1;
+            other.end.receiver.finish(LANE, Sequence::new(next));
+            true
+        };
+        // Until it sends at all, then a random time more.
+        while !take(&mut other) {
+            assert!(begin.elapsed() < PATIENCE);
+        }
+        let begin = Instant::now();
+        while begin.elapsed() < kill_at {
+            take(&mut other);
+        }
+        other.child.kill().unwrap();
+        other.child.wait().unwrap();
+        assert!(other.side.hung_up());
+        while take(&mut other) {}
+        assert_eq!(other.half.published(LANE).get(), next);
+        assert_eq!(
+            other.half.published_from(LANE, Sequence::new(next)).get(),
+            next
+        );
+    }
+}
+
+/// Takes messages and finishes them late, until it is killed.
+fn swallow(mut end: End) {
+    let mut body = Vec::new();
+    loop {
+        for _ in 0..5 {
+            if let Some(got) = end.receiver.try_receive(&mut body).unwrap()
+                && got.sequence.get() % 3 == 0
+            {
+                end.receiver.finish(LANE, got.sequence);
+            }
+        }
+    }
+}
+
+#[test]
+fn of_a_receiver_killed_anywhere_the_cursors_say_what_is_unknown() {
+    let mut random = SmallRng::seed_from_u64(4);
+    for _ in 0..20 {
+        let mut other = Other::start("swallow");
+        let mut sent = 0;
+        let begin = Instant::now();
+        let kill_at = Duration::from_micros(random.random_range(2000..6000));
+        while begin.elapsed() < kill_at || other.half.cursors()[LANE].done == Sequence::ZERO {
+            assert!(begin.elapsed() < PATIENCE);
+            if other
+                .end
+                .sender
+                .try_send(LANE, tell(), &pattern(sent))
+                .is_ok()
+            {
+                sent += 1;
+            }
+        }
+        other.child.kill().unwrap();
+        other.child.wait().unwrap();
+        let dead = other.half.cursors()[LANE];
+        assert!(dead.done <= dead.taken && dead.taken.get() <= sent);
+        assert!(dead.taken.since(dead.done) <= 4, "{dead:?}");
+        // The successor starts at `taken`; what lies before it, its sender is told about.
+        let mut start = Start::default();
+        start.incoming[LANE] = dead.taken;
+        let mut successor = End::succeed(&other.end.swapper, start);
+        other
+            .end
+            .sender
+            .try_send(LANE, tell(), &pattern(sent))
+            .unwrap();
+        sent += 1;
+        let mut body = Vec::new();
+        for n in dead.taken.get()..sent {
+            let got = successor.receiver.try_receive(&mut body).unwrap().unwrap();
+            assert_eq!(got.sequence.get(), n);
+            assert!(body == pattern(n));
+        }
+        assert_eq!(successor.receiver.try_receive(&mut body), Ok(None));
+    }
+}
