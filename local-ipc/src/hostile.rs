@@ -17,8 +17,8 @@ use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, Sequence, TypeIndex};
 
 use crate::sync::{AtomicU32, Ordering};
 use crate::{
-    Geometry, Header, OwnHalf, PeerFault, PeerHalf, Receiver, RegionError, SendError, Sender,
-    Start, Swapper, connect, layout,
+    Geometry, Header, OwnHalf, PeerFault, PeerHalf, Receiver, RegionError, RewindError, SendError,
+    Sender, Start, Swapper, connect, layout,
 };
 
 const TINY: Geometry = Geometry {
@@ -270,6 +270,26 @@ fn a_cursor_that_lies_is_a_fault_and_frees_nothing() {
         now: Sequence::new(2),
     };
     assert_eq!(sender.done(lane), Err(back));
+}
+
+#[test]
+fn a_peer_cannot_have_more_than_a_ring_out() {
+    let lane = Lane::NORMAL;
+    let own = OwnHalf::create(TINY, Start::default()).unwrap();
+    let liar = OwnHalf::create(TINY, Start::default()).unwrap();
+    let peer = PeerHalf::open(liar.share().unwrap()).unwrap();
+    let (_, mut receiver, _) = connect(own, peer).unwrap();
+    let mut body = Vec::new();
+    // It fills each slot again as soon as it was read, though nothing is done.
+    let mut fill = |sequence: u64| {
+        crate::slot::fill(&liar.memory, TINY, lane, sequence, request(), b"x", 0);
+        receiver.try_receive(&mut body).unwrap().is_some()
+    };
+    assert!((0..4).all(&mut fill));
+    assert!(!fill(4));
+    assert_eq!(receiver.taken(lane), Sequence::new(4));
+    let beyond = receiver.skip(lane, Sequence::new(5));
+    assert!(matches!(beyond, Err(RewindError::Beyond { .. })));
 }
 
 #[test]

@@ -20,6 +20,8 @@ mod arena;
 #[cfg(not(loom))]
 mod bell;
 #[cfg(not(loom))]
+mod credentials;
+#[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
 mod half;
@@ -58,16 +60,14 @@ pub use parking::PARKED_ALWAYS;
 #[cfg(not(loom))]
 pub use {
     bell::{Bell, Wait, wait_any},
+    credentials::PeerCredentials,
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
     layout::{Geometry, MAX_SEQUENCE, Start},
     process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},
     sender::Sender,
-    side::{
-        MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, PeerCredentials, SideError, SideListener,
-        SideSocket,
-    },
+    side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
     slot::Header,
     spin::Spin,
     swap::{Swapper, connect},

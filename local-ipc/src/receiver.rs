@@ -306,6 +306,12 @@ impl Receiver {
                 first,
             });
         }
+        // An honest peer has never more than a ring out. Without this a liar that fills slots as
+        // fast as we read them could keep us busy without anything being done.
+        let most = first.get().max(self.lanes[lane].done) + u64::from(half.geometry.slots);
+        if sequence >= most {
+            return Ok(SlotState::Empty);
+        }
         slot::look(&half.memory, half.geometry, lane, first.get(), sequence)
     }
 

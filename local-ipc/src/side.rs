@@ -18,6 +18,8 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
+use crate::credentials::{self, PeerCredentials};
+
 /// The longest packet, in bytes. A longer one is refused on both sides.
 pub const MAX_SIDE_BYTES: usize = 64 * 1024;
 
@@ -61,17 +63,6 @@ impl From<Errno> for SideError {
 
 /// What one packet carries: its bytes, and the descriptors that came with them.
 pub type Packet = (Vec<u8>, Vec<OwnedFd>);
-
-/// Who is at the other end, as the kernel saw it when the connection was made.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PeerCredentials {
-    /// The process, in our process namespace; 0 if it lies outside.
-    pub pid: u32,
-    /// The user.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-}
 
 /// One end of a connected seqpacket socket. Closed when dropped.
 #[derive(Debug)]
@@ -203,18 +194,13 @@ impl SideSocket {
         has_hung_up(self.0.as_fd())
     }
 
-    /// Who is at the other end.
+    /// Who is at the other end, see [`PeerCredentials`].
     ///
     /// # Errors
     ///
     /// As `getsockopt(2)`.
     pub fn peer_credentials(&self) -> io::Result<PeerCredentials> {
-        let credentials = rustix::net::sockopt::socket_peercred(&self.0)?;
-        Ok(PeerCredentials {
-            pid: u32::try_from(credentials.pid.as_raw_nonzero().get()).unwrap_or(0),
-            uid: credentials.uid.as_raw(),
-            gid: credentials.gid.as_raw(),
-        })
+        credentials::peer_credentials(self.0.as_fd())
     }
 
     /// Another descriptor of the same end. The peer sees a hang-up when all of them are closed.

@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use common::{End, number, numbered, tell};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use weft_local_ipc::*;
-use weft_types::{Lane, MessageKind, Sequence, TypeIndex};
+use weft_types::{Lane, MessageKind, PerLane, Sequence, TypeIndex};
 
 const ROLE: &str = "WEFT_TEST_ROLE";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,21 +31,35 @@ struct Other {
 
 impl Other {
     fn start(role: &str) -> Self {
-        let (side, far) = SideSocket::pair().unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
-            .env(ROLE, role)
-            .stdin(Stdio::from(std::os::fd::OwnedFd::from(far)))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let (end, half) = handshake(&side);
+        let (child, side) = spawn(role, &Start::default());
+        let own = OwnHalf::create(Geometry::DEFAULT, Start::default()).unwrap();
+        send_half(&side, own.share().unwrap());
+        let fd = receive_half(&side);
+        let half = PeerHalf::open(fd.try_clone().unwrap()).unwrap();
+        let end = End::connect(own, PeerHalf::open(fd).unwrap());
         Self {
             child,
             side,
             half,
             end,
         }
+    }
+
+    /// Kills the other process at once, as a crash would.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        assert!(self.side.hung_up());
+    }
+
+    /// What the daemon does: starts a successor and swaps it in for the survivor.
+    fn succeed(&mut self, role: &str, start: &Start) {
+        let (child, side) = spawn(role, start);
+        send_half(&side, self.end.swapper.share().unwrap());
+        let fd = receive_half(&side);
+        self.half = PeerHalf::open(fd.try_clone().unwrap()).unwrap();
+        self.end.swapper.swap(PeerHalf::open(fd).unwrap());
+        (self.child, self.side) = (child, side);
     }
 
     fn ends_well(mut self) {
@@ -54,20 +69,44 @@ impl Other {
     }
 }
 
-fn handshake(side: &SideSocket) -> (End, PeerHalf) {
-    use std::os::fd::AsFd;
-    let own = OwnHalf::create(Geometry::DEFAULT, Start::default()).unwrap();
-    side.send(b"half", &[own.share().unwrap().as_fd()]).unwrap();
+fn spawn(role: &str, start: &Start) -> (Child, SideSocket) {
+    let (side, far) = SideSocket::pair().unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
+        .env(ROLE, role)
+        .stdin(Stdio::from(OwnedFd::from(far)))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let numbers = start.outgoing.0.iter().chain(&start.incoming.0);
+    let bytes: Vec<u8> = numbers
+        .flat_map(|sequence| number(sequence.get()))
+        .collect();
+    side.send(&bytes, &[]).unwrap();
+    (child, side)
+}
+
+fn receive_start(side: &SideSocket) -> Start {
+    let (bytes, _) = side.receive(Some(PATIENCE)).unwrap().expect("in time");
+    let at = |index: usize| Sequence::new(numbered(&bytes[8 * index..]));
+    Start {
+        outgoing: PerLane::from_fn(|lane| at(lane.index())),
+        incoming: PerLane::from_fn(|lane| at(4 + lane.index())),
+    }
+}
+
+fn send_half(side: &SideSocket, fd: OwnedFd) {
+    side.send(b"half", &[fd.as_fd()]).unwrap();
+}
+
+fn receive_half(side: &SideSocket) -> OwnedFd {
     let (_, mut fds) = side.receive(Some(PATIENCE)).unwrap().expect("in time");
-    let fd = fds.remove(0);
-    let kept = PeerHalf::open(fd.try_clone().unwrap()).unwrap();
-    (End::connect(own, PeerHalf::open(fd).unwrap()), kept)
+    fds.remove(0)
 }
 
 #[test]
 #[ignore = "the other side of the tests here; they start it"]
 fn the_other_process() {
-    use std::os::fd::AsFd;
     let Ok(role) = std::env::var(ROLE) else {
         // Somebody runs all ignored tests: this is none.
         return;
@@ -75,12 +114,19 @@ fn the_other_process() {
     die_with_parent().unwrap();
     harden_process(false).unwrap();
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let (mut end, _) = handshake(&SideSocket::from(socket));
+    let side = SideSocket::from(socket);
+    let start = receive_start(&side);
+    let own = OwnHalf::create(Geometry::DEFAULT, start).unwrap();
+    send_half(&side, own.share().unwrap());
+    let peer = PeerHalf::open(receive_half(&side)).unwrap();
+    let mut end = End::connect(own, peer);
     match role.as_str() {
         "exchange" => exchange(&mut end, EXCHANGED),
         "echo" => echo(end),
         "flood" => flood(end),
         "swallow" => swallow(end),
+        "serve" => serve(end),
+        "dawdle" => dawdle(end),
         other => panic!("no role {other}"),
     }
 }
@@ -232,9 +278,7 @@ fn of_a_sender_killed_anywhere_whole_messages_are_left_and_nothing_else() {
         while begin.elapsed() < kill_at {
             take(&mut other);
         }
-        other.child.kill().unwrap();
-        other.child.wait().unwrap();
-        assert!(other.side.hung_up());
+        other.kill();
         while take(&mut other) {}
         assert_eq!(other.half.published(LANE).get(), next);
         assert_eq!(
@@ -277,8 +321,7 @@ fn of_a_receiver_killed_anywhere_the_cursors_say_what_is_unknown() {
                 sent += 1;
             }
         }
-        other.child.kill().unwrap();
-        other.child.wait().unwrap();
+        other.kill();
         let dead = other.half.cursors()[LANE];
         assert!(dead.done <= dead.taken && dead.taken.get() <= sent);
         assert!(dead.taken.since(dead.done) <= 4, "{dead:?}");
@@ -300,4 +343,144 @@ fn of_a_receiver_killed_anywhere_the_cursors_say_what_is_unknown() {
         }
         assert_eq!(successor.receiver.try_receive(&mut body), Ok(None));
     }
+}
+
+/// Answers requests. Never ends by itself.
+fn serve(mut end: End) {
+    let mut body = Vec::new();
+    loop {
+        let Some(got) = end.receiver.try_receive(&mut body).unwrap() else {
+            let _ = end.receiver.wait(Some(PATIENCE));
+            continue;
+        };
+        let header = Header {
+            kind: MessageKind::Reply,
+            correlation: got.sequence,
+            ..tell()
+        };
+        while let Err(error) = end.sender.try_send(got.lane, header, &body) {
+            assert_eq!(error, SendError::Full { lane: got.lane });
+            std::thread::yield_now();
+        }
+        end.receiver.finish(got.lane, got.sequence.next());
+    }
+}
+
+#[test]
+fn a_client_loses_and_repeats_nothing_while_its_service_is_killed_again_and_again() {
+    const WINDOW: u64 = 200;
+    const KILLS: usize = 15;
+    let mut random = SmallRng::seed_from_u64(5);
+    let mut other = Other::start("serve");
+    let mut body = Vec::new();
+    let (mut sent, mut answered, mut next_reply, mut unknown) = (0, 0, 0, 0);
+    // Requests whose outcome nobody can tell: taken, and not done when the service died.
+    let mut in_doubt: VecDeque<u64> = VecDeque::new();
+    for kill in 0..=KILLS {
+        let begin = Instant::now();
+        let serve_for = Duration::from_micros(random.random_range(500..6000));
+        let until = answered + 1;
+        while begin.elapsed() < serve_for || answered < until {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "kill {kill}: stuck at {answered} of {sent}"
+            );
+            if sent - answered < WINDOW {
+                let header = Header {
+                    kind: MessageKind::Request,
+                    ..tell()
+                };
+                let sequence = other
+                    .end
+                    .sender
+                    .try_send(LANE, header, &number(sent))
+                    .unwrap();
+                assert_eq!(sequence.get(), sent);
+                sent += 1;
+            }
+            while let Some(got) = other.end.receiver.try_receive(&mut body).unwrap() {
+                assert_eq!(got.sequence.get(), next_reply);
+                next_reply += 1;
+                let about = got.header.correlation.get();
+                assert_eq!(about, numbered(&body));
+                while in_doubt.front().is_some_and(|&lost| lost < about) {
+                    assert_eq!(in_doubt.pop_front(), Some(answered));
+                    answered += 1;
+                    unknown += 1;
+                }
+                assert_eq!(about, answered, "one answer each, in order");
+                // It answered, and died before it could say that it was done.
+                in_doubt.retain(|&doubt| doubt != about);
+                answered += 1;
+                other.end.receiver.finish(LANE, got.sequence.next());
+            }
+        }
+        other.kill();
+        let dead = other.half.cursors()[LANE];
+        in_doubt.extend(dead.done.get()..dead.taken.get());
+        in_doubt.retain(|&doubt| doubt >= answered);
+        let mut start = Start::default();
+        start.incoming[LANE] = dead.taken;
+        start.outgoing[LANE] = other.half.published(LANE);
+        other.succeed("serve", &start);
+    }
+    other.kill();
+    assert!(
+        unknown <= KILLS,
+        "{unknown} in doubt: at most one for each kill"
+    );
+    assert!(answered > KILLS as u64);
+}
+
+/// Takes its time with everything, until an empty message.
+fn dawdle(mut end: End) {
+    let mut body = Vec::new();
+    let mut next = 0;
+    loop {
+        let Some(got) = end.receiver.try_receive(&mut body).unwrap() else {
+            assert_eq!(end.receiver.wait(Some(PATIENCE)), Wait::Rung(0));
+            continue;
+        };
+        if body.is_empty() {
+            return;
+        }
+        assert_eq!(numbered(&body), next);
+        next += 1;
+        if next % 100 == 0 {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        end.receiver.finish(LANE, got.sequence.next());
+    }
+}
+
+#[test]
+fn a_sender_that_waits_for_room_is_woken_across_processes() {
+    let mut other = Other::start("dawdle");
+    let bell = other.end.swapper.bell();
+    let sender = &mut other.end.sender;
+    let mut waits = 0;
+    for n in 0..20_000 {
+        let mut body = vec![0; 2000];
+        body[..8].copy_from_slice(&number(n));
+        loop {
+            let seen = bell.value();
+            match sender.try_send(LANE, tell(), &body) {
+                Ok(_) => break,
+                Err(error) => assert_eq!(error, SendError::Full { lane: LANE }),
+            }
+            // Once a quarter of the ring is free, not for each message.
+            let at = sender.done(LANE).unwrap().plus(30);
+            if !sender.wake_when_done(LANE, at) {
+                waits += 1;
+                let wait = wait_any(&[(bell.clone(), seen)], Some(PATIENCE));
+                assert_eq!(wait, Wait::Rung(0), "message {n}");
+            }
+        }
+    }
+    while !other.end.sender.room(LANE) {
+        std::thread::yield_now();
+    }
+    other.end.sender.try_send(LANE, tell(), b"").unwrap();
+    other.ends_well();
+    assert!(waits > 10, "it never had to wait");
 }
