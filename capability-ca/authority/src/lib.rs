@@ -29,5 +29,5 @@ pub use ca::{Authority, INTERMEDIATE_LIFE, ROOT_LIFE};
 pub use error::AuthorityError;
 pub use grant::{Grant, GrantRequest};
 pub use mint::{CLOCK_SKEW, Validity};
-pub use node::{GRANTS_DIRECTORY, NodeMaterial, write_grant};
+pub use node::{NodeMaterial, write_grant};
 pub use node_issuer::{INSTANCE_LIFE, NodeIssuer};

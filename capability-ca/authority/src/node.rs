@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use rcgen::KeyPair;
 use weft_capability::capability::NODE_CONTRACT;
 use weft_capability::identity::{
-    INSTANCE_CA_FILE, INSTANCE_CA_KEY_FILE, NODE_CAPABILITY_FILE, NODE_CHAIN_FILE, NODE_KEY_FILE,
-    TRUST_BUNDLE_FILE,
+    GRANTS_DIRECTORY, INSTANCE_CA_FILE, INSTANCE_CA_KEY_FILE, NODE_CAPABILITY_FILE,
+    NODE_CHAIN_FILE, NODE_KEY_FILE, TRUST_BUNDLE_FILE,
 };
 use weft_capability::{Chain, Target, Timestamp, names, node_name_of};
 use weft_types::{ContractName, NodeName, ServiceName};
@@ -146,9 +146,6 @@ impl Authority {
         })
     }
 }
-
-/// The directory of a node, below its own, in which it looks for capabilities when it starts.
-pub const GRANTS_DIRECTORY: &str = "grants";
 
 /// Puts a grant where a node finds it when it starts, one file for each capability.
 ///

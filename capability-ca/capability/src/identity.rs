@@ -32,6 +32,9 @@ pub const NODE_CAPABILITY_FILE: &str = "node-capability.pem";
 pub const INSTANCE_CA_FILE: &str = "instance-ca.pem";
 /// That issuer's private key (PKCS #8).
 pub const INSTANCE_CA_KEY_FILE: &str = "instance-ca.key";
+/// The directory, below the node's own, with the capabilities of its domains: one PEM chain in
+/// each file, read into a [`crate::Wallet`] when the node starts.
+pub const GRANTS_DIRECTORY: &str = "grants";
 
 /// Why a node cannot start with the files that it has.
 #[derive(Debug, thiserror::Error)]

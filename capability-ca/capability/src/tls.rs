@@ -146,7 +146,11 @@ impl ServerCertVerifier for NodeVerifier {
         let name = self.verify(end_entity, intermediates, now)?;
         let answered = crate::tls::server_name(&self.bundle, &name);
         if answered != *server_name {
-            return Err(CertificateError::NotValidForName.into());
+            return Err(CertificateError::NotValidForNameContext {
+                expected: server_name.to_owned(),
+                presented: vec![answered.to_str().into_owned()],
+            }
+            .into());
         }
         Ok(ServerCertVerified::assertion())
     }
