@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use weft_contract::{Message, TypeTable, contract};
 use weft_types::{ChannelId, Epoch, Lane, NodeName, PerLane, Refusal, Sequence};
 
-use crate::channel_state::{Caller, ChannelState, SavedMessage};
+use crate::channel_state::{Caller, ChannelState};
 
 /// The peer of a channel was replaced: it was started again, has moved, or its gateway was.
 ///
@@ -71,11 +71,9 @@ pub struct Resume {
     /// What it had taken and not finished, from the first sequence to before the second: each is
     /// answered with `OutcomeUnknown`, before anything new is sent.
     pub unknown: Vec<(Lane, Sequence, Sequence)>,
-    /// For each lane of replies, what the client has acknowledged.
+    /// For each lane of replies, what the dead instance had published: the client drains that from
+    /// what it left, and reads this instance's from there on.
     pub outgoing: PerLane<Sequence>,
-    /// Replies that the dead instance had sent, without a gap from there on. They are sent again
-    /// under their old sequences.
-    pub unacknowledged: Vec<SavedMessage>,
 }
 
 /// The service reads the channel.
@@ -252,7 +250,6 @@ mod tests {
                 incoming: PerLane::from_fn(|_| Sequence::new(12)),
                 unknown: vec![(Lane::NORMAL, Sequence::new(11), Sequence::new(12))],
                 outgoing: PerLane::default(),
-                unacknowledged: Vec::new(),
             }),
             ceiling: Lane::NORMAL,
         };

@@ -1,0 +1,573 @@
+//! A domain: this process, attached to its node.
+//!
+//! A domain starts with three channels and reaches nothing else until its node has checked a
+//! capability. One thread (the watcher of `local-ipc`) hears the node: it applies the swaps that a
+//! restart or a move of a peer brings, so that an endpoint that nobody is using stays connected.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use weft_contract::{Accepts, Contract, Message, TypeTable};
+use weft_local_ipc::{Geometry, OwnHalf, PeerHalf, SideSocket, Start, Watcher};
+use weft_node_control::{
+    ChannelOpened, CloseChannel, DescribeService, Dispatcher, Domain as DomainContract,
+    DomainRequest, Memory, OpenChannel, PeerGoneNoted, PeerSwapped, RequestExtent, ReturnExtent,
+};
+use weft_types::{ChannelId, Lane, Refusal, RefusalCode, Sequence, ServiceName};
+
+use crate::bootstrap::{Attach, Attached, CHANNELS, Identity, VERSION};
+use crate::channel::{Channel, Entry};
+use crate::dynamic::DynamicEndpoint;
+use crate::endpoint::Endpoint;
+use crate::error::{Error, system};
+use crate::link::{Incoming, Link, Request};
+
+/// How long the node may take for its part of attaching, or for a word to the memory manager.
+const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long opening a channel may take: the far node may be starting.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// This process, attached to its node.
+///
+/// Cloning gives another handle to the same domain.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    identity: Identity,
+    control: Mutex<Control>,
+    answered: Condvar,
+    memory: Mutex<Link>,
+    security: Mutex<Link>,
+    channels: DashMap<ChannelId, Arc<Entry>>,
+    /// Tells by its hang-up that the node is gone.
+    bootstrap: SideSocket,
+    watcher: Watcher,
+}
+
+/// The channel to the dispatcher, and what came over it for threads that wait.
+#[derive(Debug)]
+struct Control {
+    /// Gone once a service's own loop has taken it over.
+    link: Option<Link>,
+    answers: HashMap<Sequence, (Result<Vec<u8>, Refusal>, Vec<OwnedFd>)>,
+    lost: Option<Refusal>,
+}
+
+impl Domain {
+    /// Connects to the node whose socket is at `socket`, under `name`.
+    ///
+    /// # Errors
+    ///
+    /// `Unreachable` if no node answers there; what the node refuses; `Internal` if the system
+    /// denies memory or descriptors.
+    pub fn attach(socket: &Path, name: ServiceName) -> Result<Self, Error> {
+        let bootstrap = SideSocket::connect(socket).map_err(|error| {
+            Error::new(
+                RefusalCode::Unreachable,
+                format!(
+                    "no node answers at {}: {error}; is `weft node` running with this data directory?",
+                    socket.display()
+                ),
+            )
+        })?;
+        Self::over(bootstrap, Some(name))
+    }
+
+    /// Attaches over the descriptor that the node handed to this process: its standard input.
+    ///
+    /// # Errors
+    ///
+    /// `Caller` faults if this process was not started by a node; otherwise as [`Domain::attach`].
+    pub fn inherited() -> Result<Self, Error> {
+        let stdin = std::io::stdin();
+        let socket = stdin
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| system("standard input", error))?;
+        let bootstrap = SideSocket::try_from(socket).map_err(|error| {
+            Error::new(
+                RefusalCode::Rejected,
+                format!("this process is started by a node (`weft run`), not by hand: {error}"),
+            )
+        })?;
+        Self::over(bootstrap, None)
+    }
+
+    fn over(bootstrap: SideSocket, name: Option<ServiceName>) -> Result<Self, Error> {
+        let halves = (0..CHANNELS)
+            .map(|_| OwnHalf::create(Geometry::DEFAULT, Start::default()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let shared = halves
+            .iter()
+            .map(OwnHalf::share)
+            .collect::<Result<Vec<_>, _>>()?;
+        let borrowed: Vec<_> = shared.iter().map(AsFd::as_fd).collect();
+        let attach = Attach {
+            version: VERSION,
+            name,
+            debuggable: false,
+        };
+        let packet = postcard::to_stdvec(&attach).map_err(|error| system("bootstrap", error))?;
+        let gone = |error: &dyn std::fmt::Display| {
+            Error::new(
+                RefusalCode::Unreachable,
+                format!("the node did not attach this process: {error}"),
+            )
+        };
+        bootstrap
+            .send(&packet, &borrowed)
+            .map_err(|error| gone(&error))?;
+        let (answer, descriptors) = bootstrap
+            .receive(Some(NODE_TIMEOUT))
+            .map_err(|error| gone(&error))?
+            .ok_or_else(|| gone(&"it did not answer in time"))?;
+        let identity = match postcard::from_bytes(&answer).map_err(|error| gone(&error))? {
+            Attached::Refused(refusal) => return Err(refusal.into()),
+            Attached::Welcome(identity) => identity,
+        };
+        let mut links = connect_links(halves, descriptors)?.into_iter();
+        let (Some(security), Some(memory), Some(dispatcher)) =
+            (links.next(), links.next(), links.next())
+        else {
+            return Err(gone(&"it gave fewer than three channels"));
+        };
+        let watcher =
+            Watcher::start("weft-watcher").map_err(|error| system("watcher thread", error))?;
+        let swapper = dispatcher.swapper().clone();
+        let shared = Arc::new(Shared {
+            identity,
+            control: Mutex::new(Control {
+                link: Some(dispatcher),
+                answers: HashMap::new(),
+                lost: None,
+            }),
+            answered: Condvar::new(),
+            memory: Mutex::new(memory),
+            security: Mutex::new(security),
+            channels: DashMap::new(),
+            bootstrap,
+            watcher,
+        });
+        shared.hear_node(&swapper);
+        Ok(Self { shared })
+    }
+
+    /// Who this process is, as its node knows it.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.shared.identity
+    }
+
+    /// Opens a channel to `target`, typed by its contract.
+    ///
+    /// # Errors
+    ///
+    /// `UnknownService`, `NoGrant` and its kin, `TypeMismatch` (naming the type and both
+    /// fingerprints), `Unreachable`.
+    pub fn open<C: Contract>(&self, target: &ServiceName) -> Result<Endpoint<C>, Error> {
+        Ok(Endpoint::new(self.open_channel(target, C::table())?))
+    }
+
+    /// Opens a channel to `target` whatever its contract, which is asked for first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Domain::open`].
+    pub fn open_dynamic(&self, target: &ServiceName) -> Result<DynamicEndpoint, Error> {
+        let described = self.dispatch(&DescribeService {
+            service: target.clone(),
+        })?;
+        let table = described.description.table();
+        Ok(DynamicEndpoint::new(
+            self.open_channel(target, table)?,
+            described.description,
+        ))
+    }
+
+    fn open_channel(&self, target: &ServiceName, table: TypeTable) -> Result<Channel, Error> {
+        let id = ChannelId::random();
+        let own = self.new_half(Geometry::DEFAULT, Start::default())?;
+        let entry = Arc::new(Entry::new(id));
+        // Known before the node is: a swap may come right behind the answer.
+        self.shared.channels.insert(id, Arc::clone(&entry));
+        let opened = self.connect_channel(id, target, table, own, &entry);
+        if opened.is_err() {
+            self.shared.channels.remove(&id);
+        }
+        opened
+    }
+
+    fn connect_channel(
+        &self,
+        channel: ChannelId,
+        target: &ServiceName,
+        table: TypeTable,
+        own: OwnHalf,
+        entry: &Arc<Entry>,
+    ) -> Result<Channel, Error> {
+        let open = OpenChannel {
+            channel,
+            target: target.clone(),
+            table,
+        };
+        let (opened, descriptors) = self.dispatch_with(&open, &[own.share()?], OPEN_TIMEOUT)?;
+        let [half, side] = two(descriptors)?;
+        let side = SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+        let (sender, receiver, swapper) = weft_local_ipc::connect(own, PeerHalf::open(half)?)?;
+        let ChannelOpened { node, .. } = opened;
+        entry.opened(swapper, side, node == self.shared.identity.node);
+        Ok(Channel::new(
+            sender,
+            receiver,
+            Arc::clone(entry),
+            self.clone(),
+        ))
+    }
+
+    /// Asks the dispatcher, without descriptors.
+    pub(crate) fn dispatch<M>(
+        &self,
+        message: &M,
+    ) -> Result<<Dispatcher as Accepts<M>>::Reply, Error>
+    where
+        M: Message,
+        Dispatcher: Accepts<M>,
+    {
+        Ok(self.dispatch_with(message, &[], OPEN_TIMEOUT)?.0)
+    }
+
+    fn dispatch_with<M>(
+        &self,
+        message: &M,
+        descriptors: &[OwnedFd],
+        timeout: Duration,
+    ) -> Result<(<Dispatcher as Accepts<M>>::Reply, Vec<OwnedFd>), Error>
+    where
+        M: Message,
+        Dispatcher: Accepts<M>,
+    {
+        let mut body = Vec::new();
+        weft_contract::encode(message, &mut body)?;
+        let (reply, descriptors) = self.shared.ask(
+            <Dispatcher as Accepts<M>>::INDEX,
+            &body,
+            descriptors,
+            timeout,
+        )?;
+        Ok((weft_contract::decode(&reply)?, descriptors))
+    }
+
+    /// A half for a new channel, within the budget that the memory manager grants.
+    pub(crate) fn new_half(&self, geometry: Geometry, start: Start) -> Result<OwnHalf, Error> {
+        let bytes = geometry.region_bytes();
+        let mut memory = lock(&self.shared.memory);
+        ask_typed::<Memory, _>(
+            &mut memory,
+            &RequestExtent {
+                bytes,
+                numa_node: None,
+            },
+        )?;
+        drop(memory);
+        Ok(OwnHalf::create(geometry, start)?)
+    }
+
+    /// Gives the memory of a half back to the budget.
+    pub(crate) fn return_half(&self, geometry: Geometry) {
+        let mut memory = lock(&self.shared.memory);
+        let returned = ask_typed::<Memory, _>(
+            &mut memory,
+            &ReturnExtent {
+                bytes: geometry.region_bytes(),
+            },
+        );
+        if let Err(error) = returned {
+            tracing::debug!(%error, "memory could not be given back");
+        }
+    }
+
+    /// Asks the security service.
+    ///
+    /// # Errors
+    ///
+    /// What it refuses, or `Unreachable`.
+    pub fn ask_security<M>(
+        &self,
+        message: &M,
+    ) -> Result<<weft_node_control::Security as Accepts<M>>::Reply, Error>
+    where
+        M: Message,
+        weft_node_control::Security: Accepts<M>,
+    {
+        ask_typed::<weft_node_control::Security, _>(&mut lock(&self.shared.security), message)
+    }
+
+    /// Whether the node is gone.
+    #[must_use]
+    pub fn node_is_gone(&self) -> bool {
+        self.shared.bootstrap.hung_up()
+    }
+
+    pub(crate) fn watcher(&self) -> &Watcher {
+        &self.shared.watcher
+    }
+
+    /// Forgets a channel that its endpoint has dropped.
+    pub(crate) fn close_channel(&self, channel: ChannelId) {
+        self.shared.channels.remove(&channel);
+        // Nobody waits for the answer: the node closes the channel in any case when it hears us hang up.
+        let mut body = Vec::new();
+        if weft_contract::encode(&CloseChannel { channel }, &mut body).is_ok() {
+            let mut control = lock(&self.shared.control);
+            if let Some(link) = &mut control.link {
+                let index = <Dispatcher as Accepts<CloseChannel>>::INDEX;
+                if let Err(error) = link.tell(Lane::NORMAL, index, &body) {
+                    tracing::debug!(%error, %channel, "the node was not told of a closed channel");
+                }
+            }
+        }
+        self.return_half(Geometry::DEFAULT);
+    }
+
+    /// Takes the channel to the dispatcher away from the watcher thread: from now on the caller
+    /// pumps it. For the loop of a service, which handles the node's requests between messages.
+    pub(crate) fn take_control(&self) -> Option<Link> {
+        lock(&self.shared.control).link.take()
+    }
+}
+
+impl Shared {
+    /// Has the watcher thread pump the dispatcher's channel whenever its bell rings.
+    fn hear_node(self: &Arc<Self>, swapper: &weft_local_ipc::Swapper) {
+        let weak: Weak<Self> = Arc::downgrade(self);
+        // Watched for as long as the domain lives.
+        let _ = self.watcher.watch(
+            swapper,
+            Some(self.bootstrap.as_fd()),
+            Arc::new(move |ring| {
+                if let Some(shared) = weak.upgrade() {
+                    match ring {
+                        weft_local_ipc::Ring::Bell => shared.pump(),
+                        weft_local_ipc::Ring::HangUp => shared.node_lost(),
+                    }
+                }
+            }),
+        );
+        // What came before the watch began.
+        self.pump();
+    }
+
+    fn node_lost(&self) {
+        let mut control = lock(&self.control);
+        control.lost = Some(Refusal::new(
+            RefusalCode::Unreachable,
+            "the node of this process is gone; start it again",
+        ));
+        drop(control);
+        self.answered.notify_all();
+        for entry in &self.channels {
+            entry.node_lost();
+        }
+    }
+
+    /// Takes what the node has sent.
+    fn pump(&self) {
+        let mut control = lock(&self.control);
+        let Control {
+            link,
+            answers,
+            lost,
+        } = &mut *control;
+        let Some(link) = link else { return };
+        loop {
+            match link.poll() {
+                Ok(Some(Incoming::Answer {
+                    question,
+                    outcome,
+                    descriptors,
+                    ..
+                })) => {
+                    answers.insert(question, (outcome, descriptors));
+                    self.answered.notify_all();
+                }
+                Ok(Some(Incoming::Request(request))) => self.obey(link, request),
+                Ok(None) => {
+                    link.park();
+                    if !link.ready() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    *lost = Some(error.into());
+                    self.answered.notify_all();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Does what the node asks of any domain.
+    fn obey(&self, link: &mut Link, request: Request) {
+        let outcome = DomainContract::decode(request.index, &request.body)
+            .map_err(Error::from)
+            .and_then(|message| self.apply(message, request.descriptors));
+        let answered = match &outcome {
+            Ok(body) => link.answer(request.lane, request.sequence, request.index, Ok(body), &[]),
+            Err(error) => link.answer(
+                request.lane,
+                request.sequence,
+                request.index,
+                Err(error.refusal()),
+                &[],
+            ),
+        };
+        if let Err(error) = answered {
+            tracing::warn!(%error, "the node could not be answered");
+        }
+    }
+
+    /// The part of the node's requests that concerns a domain as a client.
+    pub(crate) fn apply(
+        &self,
+        message: DomainRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Vec<u8>, Error> {
+        let mut reply = Vec::new();
+        match message {
+            DomainRequest::SwapPeer(swap) => {
+                let entry = self.entry(swap.channel)?;
+                let [half, side] = two(descriptors)?;
+                let side =
+                    SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+                entry.swap(PeerHalf::open(half)?, side, swap.node == self.identity.node);
+                weft_contract::encode(&PeerSwapped {}, &mut reply)?;
+            }
+            DomainRequest::PeerGone(gone) => {
+                // A channel that was closed here meanwhile needs no word.
+                if let Ok(entry) = self.entry(gone.channel) {
+                    entry.close(gone.refusal);
+                }
+                weft_contract::encode(&PeerGoneNoted {}, &mut reply)?;
+            }
+            _ => {
+                return Err(Error::new(
+                    RefusalCode::UnknownMessage,
+                    "this domain is not a service: it has no state to freeze, copy or load",
+                ));
+            }
+        }
+        Ok(reply)
+    }
+
+    fn entry(&self, channel: ChannelId) -> Result<Arc<Entry>, Error> {
+        self.channels
+            .get(&channel)
+            .map(|entry| Arc::clone(&entry))
+            .ok_or_else(|| Error::new(RefusalCode::Closed, format!("{channel} is not open here")))
+    }
+
+    /// Asks the dispatcher and waits for its answer, which the watcher thread takes in.
+    fn ask(
+        &self,
+        index: weft_types::TypeIndex,
+        body: &[u8],
+        descriptors: &[OwnedFd],
+        timeout: Duration,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+        let deadline = Instant::now() + timeout;
+        let mut control = lock(&self.control);
+        let question = match &mut control.link {
+            Some(link) => link.ask(Lane::NORMAL, index, body, descriptors)?,
+            None => {
+                return Err(Error::new(
+                    RefusalCode::Rejected,
+                    "a service opens its channels before it starts to serve",
+                ));
+            }
+        };
+        loop {
+            if let Some((outcome, descriptors)) = control.answers.remove(&question) {
+                return Ok((outcome?, descriptors));
+            }
+            if let Some(lost) = &control.lost {
+                return Err(lost.clone().into());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::new(
+                    RefusalCode::DeadlineExceeded,
+                    format!("the node did not answer within {} s", timeout.as_secs()),
+                ));
+            }
+            control = self
+                .answered
+                .wait_timeout(control, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+impl Domain {
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// Connects our halves with the node's: `CHANNELS` halves, then as many side sockets.
+fn connect_links(own: Vec<OwnHalf>, descriptors: Vec<OwnedFd>) -> Result<Vec<Link>, Error> {
+    let mut halves = descriptors;
+    if halves.len() != 2 * CHANNELS {
+        return Err(Error::new(
+            RefusalCode::PeerFault,
+            "the node gave the wrong number of descriptors",
+        ));
+    }
+    let sides = halves.split_off(CHANNELS);
+    own.into_iter()
+        .zip(halves)
+        .zip(sides)
+        .map(|((own, half), side)| {
+            let side = SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+            Link::new(own, PeerHalf::open(half)?, side)
+        })
+        .collect()
+}
+
+/// Exactly two descriptors: a half and a side socket.
+pub(crate) fn two(descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; 2], Error> {
+    descriptors.try_into().map_err(|given: Vec<_>| {
+        Error::new(
+            RefusalCode::PeerFault,
+            format!(
+                "expected a half and a side socket, got {} descriptors",
+                given.len()
+            ),
+        )
+    })
+}
+
+fn ask_typed<C, M>(link: &mut Link, message: &M) -> Result<C::Reply, Error>
+where
+    C: Accepts<M>,
+    M: Message,
+{
+    let mut body = Vec::new();
+    weft_contract::encode(message, &mut body)?;
+    let (reply, _) = link.ask_and_wait(C::INDEX, &body, &[], NODE_TIMEOUT)?;
+    Ok(weft_contract::decode(&reply)?)
+}
+
+/// A lock whose holder panicked still guards good data: each critical section leaves it whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,707 @@
+//! The runtime of a service: one thread that takes one message at a time, from all of its channels.
+//!
+//! The loop serves two masters in turn: the node, whose requests (a client to attach, freeze, copy)
+//! are handled between two messages, and the clients, whose messages are taken in lane order and
+//! fairly within a lane. Because nothing runs beside it, the state of the service between two turns
+//! is plain data, and that is what makes it movable.
+//!
+//! A message is *done* only when its reply is in the ring. If the client does not take its replies,
+//! the one that does not fit waits here, and no further message of that client is taken: a client
+//! that is slow to listen stops nobody but itself.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use weft_contract::{Accepts, Contract, Message, Serve, TypeMap};
+use weft_local_ipc::{
+    Geometry, Header, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Start, Swapper,
+    wait_any,
+};
+use weft_node_control::{
+    Activated, AttachClient, Caller, ChannelChunk, ChannelState, ChannelsLoaded, ClientAttached,
+    ClientDetached, Dispatcher, Domain as DomainContract, DomainRequest, Frozen, MAX_PIECE_BYTES,
+    PeerSwapped, RegisterService, SavedMessage, ShutDown, StateChunk, StateDigest, StateLoaded,
+    Thawed,
+};
+use weft_types::{ChannelId, Lane, MessageKind, PerLane, Refusal, RefusalCode, Sequence};
+
+use crate::domain::{Domain, two};
+use crate::error::{Error, system};
+use crate::link::{Incoming, Link, Request, encode_refusal};
+use crate::state::State;
+
+/// How long the loop sleeps at most before it looks whether its node still lives.
+const LOOK_AROUND: Duration = Duration::from_millis(50);
+
+/// How long the node may take to register a service.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most channels of one service in this version. One more is refused as over budget.
+const MAX_CHANNELS: usize = 4096;
+
+/// What a handler may know about the message in its hands.
+#[derive(Debug)]
+pub struct Context {
+    caller: Caller,
+    channel: ChannelId,
+    lane: Lane,
+    sequence: Sequence,
+}
+
+impl Context {
+    /// Who sent the message, attached by the node that opened the channel and never by the sender.
+    #[must_use]
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The channel it came over.
+    #[must_use]
+    pub fn channel(&self) -> ChannelId {
+        self.channel
+    }
+
+    /// Its lane.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// Its place in its lane.
+    #[must_use]
+    pub fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+}
+
+/// Serves `service` under the name that its node gave this process, until the node ends it.
+///
+/// # Errors
+///
+/// If the node cannot be reached or refuses the registration, or goes away.
+pub fn serve<C, S>(domain: Domain, service: S) -> Result<(), Error>
+where
+    C: Serve<S, Context>,
+    S: State,
+{
+    let mut control = domain
+        .take_control()
+        .ok_or_else(|| Error::new(RefusalCode::Rejected, "this domain serves already"))?;
+    let register = RegisterService {
+        name: domain.identity().name.clone(),
+        description: C::description(),
+    };
+    let mut body = Vec::new();
+    weft_contract::encode(&register, &mut body)?;
+    let index = <Dispatcher as Accepts<RegisterService>>::INDEX;
+    control.ask_and_wait(index, &body, &[], REGISTER_TIMEOUT)?;
+    Loop::<C, S> {
+        domain,
+        control,
+        service,
+        phase: Phase::Waiting,
+        clients: Vec::new(),
+        turn: PerLane::default(),
+        loaded: HashMap::new(),
+        body: Vec::new(),
+        reply: Vec::new(),
+        contract: std::marker::PhantomData,
+    }
+    .run()
+}
+
+/// What the service may do just now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    /// Registered, not yet told to begin: a new instance, or the target of a move.
+    Waiting,
+    /// Takes messages.
+    Active,
+    /// Takes none; its state is being copied for the last time.
+    Frozen,
+    /// Told to end.
+    Ended,
+}
+
+/// One channel of the service.
+#[derive(Debug)]
+struct Client {
+    id: ChannelId,
+    caller: Caller,
+    table: weft_contract::TypeTable,
+    types: TypeMap,
+    /// The most urgent lane that the client's capability allows.
+    ceiling: Lane,
+    sender: Sender,
+    receiver: Receiver,
+    swapper: Swapper,
+    /// Kept open: its hang-up tells the client of our death.
+    _side: SideSocket,
+    /// Replies that did not fit into the ring yet, in order.
+    stalled: VecDeque<Outgoing>,
+    /// The client is gone: what it has sent is still handled.
+    leaving: bool,
+    /// A client that broke the rules is not listened to again.
+    broken: bool,
+}
+
+#[derive(Debug)]
+struct Outgoing {
+    lane: Lane,
+    header: Header,
+    body: Vec<u8>,
+    /// The message that this answers is done once the answer is in the ring.
+    finishes: Option<Sequence>,
+}
+
+impl Client {
+    /// Puts stalled replies into the ring as far as they fit. True if none is left.
+    fn flush(&mut self) -> bool {
+        while let Some(outgoing) = self.stalled.front() {
+            match self
+                .sender
+                .try_send(outgoing.lane, outgoing.header, &outgoing.body)
+            {
+                Ok(_) => {
+                    if let Some(sequence) = outgoing.finishes {
+                        self.receiver.finish(outgoing.lane, sequence.next());
+                    }
+                    self.stalled.pop_front();
+                }
+                Err(SendError::Full { .. }) => {
+                    // Our bell has to ring when the client has taken what is in its way.
+                    if let Ok(done) = self.sender.done(outgoing.lane) {
+                        self.sender.wake_when_done(outgoing.lane, done.next());
+                    }
+                    return false;
+                }
+                Err(error) => {
+                    self.fail(&error);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn fail(&mut self, error: &dyn std::fmt::Display) {
+        tracing::warn!(channel = %self.id, caller = %self.caller.name, %error, "a client broke the rules; its channel is closed");
+        self.broken = true;
+        self.stalled.clear();
+    }
+
+    /// What a successor needs to go on with this channel.
+    fn save(&mut self) -> Result<ChannelState, Error> {
+        let mut unacknowledged = Vec::new();
+        let mut outgoing = PerLane::default();
+        for lane in Lane::ALL {
+            outgoing[lane] = self.sender.done(lane)?;
+            for (sequence, header, body) in self.sender.unacknowledged(lane)? {
+                unacknowledged.push(saved(lane, sequence, header, body));
+            }
+            // Replies that wait for room have been handled; they take the sequences that follow.
+            let mut next = self.sender.next(lane);
+            for outgoing in self.stalled.iter().filter(|outgoing| outgoing.lane == lane) {
+                unacknowledged.push(saved(lane, next, outgoing.header, outgoing.body.clone()));
+                next = next.next();
+            }
+        }
+        Ok(ChannelState {
+            channel: self.id,
+            holder: self.caller.name.clone(),
+            holder_node: self.caller.node.clone(),
+            table: self.table.clone(),
+            incoming: PerLane::from_fn(|lane| self.receiver.expected(lane)),
+            outgoing,
+            unacknowledged,
+        })
+    }
+}
+
+fn saved(lane: Lane, sequence: Sequence, header: Header, body: Vec<u8>) -> SavedMessage {
+    SavedMessage {
+        lane,
+        sequence,
+        kind: header.kind,
+        type_index: header.type_index,
+        correlation: header.correlation,
+        body,
+    }
+}
+
+struct Loop<C, S> {
+    domain: Domain,
+    control: Link,
+    service: S,
+    phase: Phase,
+    clients: Vec<Client>,
+    /// For each lane, the client whose turn is next.
+    turn: PerLane<usize>,
+    /// Channels that came with the state of a move and are not attached yet.
+    loaded: HashMap<ChannelId, ChannelState>,
+    body: Vec<u8>,
+    reply: Vec<u8>,
+    contract: std::marker::PhantomData<fn() -> C>,
+}
+
+impl<C, S> Loop<C, S>
+where
+    C: Serve<S, Context>,
+    S: State,
+{
+    fn run(mut self) -> Result<(), Error> {
+        let mut spin = Spin::new();
+        let mut looked = Instant::now();
+        while self.phase != Phase::Ended {
+            let mut busy = self.hear_node()?;
+            busy |= self.phase == Phase::Active && self.take_message();
+            if busy {
+                spin = Spin::new();
+                continue;
+            }
+            self.drop_departed();
+            if spin.again() {
+                continue;
+            }
+            self.sleep();
+            if looked.elapsed() >= LOOK_AROUND {
+                looked = Instant::now();
+                if self.domain.node_is_gone() {
+                    return Err(Error::new(
+                        RefusalCode::Unreachable,
+                        "the node of this service is gone",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles one message of the most urgent lane that has any. Within a lane the clients take turns.
+    fn take_message(&mut self) -> bool {
+        let count = self.clients.len();
+        for lane in Lane::ALL {
+            for step in 0..count {
+                let at = (self.turn[lane] + step) % count;
+                let client = &mut self.clients[at];
+                if client.broken || !client.flush() {
+                    continue;
+                }
+                match client.receiver.try_receive_lane(lane, &mut self.body) {
+                    Ok(Some(received)) => {
+                        self.turn[lane] = at + 1;
+                        self.handle(at, lane, received.sequence, received.header);
+                        return true;
+                    }
+                    Ok(None) => {}
+                    Err(fault) => client.fail(&fault),
+                }
+            }
+        }
+        false
+    }
+
+    /// The one entry point: decode, check, handle, answer.
+    fn handle(&mut self, at: usize, lane: Lane, sequence: Sequence, header: Header) {
+        let client = &mut self.clients[at];
+        if header.kind.answers() {
+            // We asked nothing over this channel, so that nothing can be answered.
+            client.receiver.finish(lane, sequence.next());
+            return;
+        }
+        let mut context = Context {
+            caller: client.caller.clone(),
+            channel: client.id,
+            lane,
+            sequence,
+        };
+        self.reply.clear();
+        let outcome = match client.types.ours(header.type_index) {
+            _ if lane < client.ceiling => Err(Refusal::new(
+                RefusalCode::NotAllowed,
+                format!(
+                    "{}'s capability allows {} and below, not {lane}",
+                    client.caller.name, client.ceiling
+                ),
+            )),
+            Some(index) => C::dispatch(
+                &mut self.service,
+                &mut context,
+                index,
+                &self.body,
+                &mut self.reply,
+            ),
+            None => Err(Refusal::new(
+                RefusalCode::UnknownMessage,
+                format!(
+                    "type {} is not in the table of this channel",
+                    header.type_index.get()
+                ),
+            )),
+        };
+        if let Err(refusal) = &outcome {
+            tracing::debug!(channel = %client.id, caller = %client.caller.name, %lane, %sequence, %refusal, "refused");
+        }
+        if header.kind == MessageKind::Tell {
+            client.receiver.finish(lane, sequence.next());
+            return;
+        }
+        let (kind, body) = match outcome {
+            Ok(()) => (MessageKind::Reply, std::mem::take(&mut self.reply)),
+            Err(refusal) => (MessageKind::Failure, encode_refusal(&refusal)),
+        };
+        client.stalled.push_back(Outgoing {
+            lane,
+            header: Header {
+                kind,
+                type_index: header.type_index,
+                correlation: sequence,
+                has_descriptors: false,
+            },
+            body,
+            finishes: Some(sequence),
+        });
+        client.flush();
+    }
+
+    /// Drops the channels of clients that are gone, once all that they sent is handled.
+    fn drop_departed(&mut self) {
+        let active = self.phase == Phase::Active;
+        let before = self.clients.len();
+        self.clients.retain(|client| {
+            let drained = active && !client.receiver.ready() && client.stalled.is_empty();
+            !(client.leaving && (drained || client.broken))
+        });
+        for _ in self.clients.len()..before {
+            self.domain.return_half(Geometry::DEFAULT);
+        }
+    }
+
+    /// Says everywhere that we sleep, looks once more, and sleeps until any bell rings.
+    fn sleep(&mut self) {
+        let mut bells = Vec::with_capacity(self.clients.len() + 1);
+        let bell = self.control.swapper().bell();
+        bells.push((bell.clone(), bell.value()));
+        for client in &self.clients {
+            let bell = client.swapper.bell();
+            bells.push((bell.clone(), bell.value()));
+        }
+        self.control.park();
+        let mut ready = self.control.ready();
+        if self.phase == Phase::Active {
+            for client in &mut self.clients {
+                client.receiver.park();
+                ready |= !client.broken && client.stalled.is_empty() && client.receiver.ready();
+            }
+        }
+        if !ready {
+            // Whatever woke us, the loop looks at everything.
+            let _ = wait_any(&bells, Some(LOOK_AROUND));
+        }
+    }
+
+    /// Handles everything that the node asks. True if it asked anything.
+    fn hear_node(&mut self) -> Result<bool, Error> {
+        let mut heard = false;
+        while self.phase != Phase::Ended {
+            let Some(incoming) = self.control.poll()? else {
+                break;
+            };
+            heard = true;
+            if let Incoming::Request(request) = incoming {
+                self.obey(request)?;
+            }
+        }
+        Ok(heard)
+    }
+
+    fn obey(&mut self, request: Request) -> Result<(), Error> {
+        let Request {
+            lane,
+            sequence,
+            index,
+            body,
+            descriptors,
+            ..
+        } = request;
+        let outcome = DomainContract::decode(index, &body)
+            .map_err(Error::from)
+            .and_then(|message| self.apply(message, descriptors));
+        match &outcome {
+            Ok((body, descriptors)) => {
+                self.control
+                    .answer(lane, sequence, index, Ok(body), descriptors)
+            }
+            Err(error) => self
+                .control
+                .answer(lane, sequence, index, Err(error.refusal()), &[]),
+        }
+    }
+
+    fn apply(
+        &mut self,
+        message: DomainRequest,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+        let body = match message {
+            DomainRequest::AttachClient(attach) => return self.attach(attach, descriptors),
+            DomainRequest::SwapPeer(swap) if self.client(swap.channel).is_some() => {
+                let [half, side] = two(descriptors)?;
+                let side =
+                    SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+                let half = PeerHalf::open(half)?;
+                if let Some(client) = self.client(swap.channel) {
+                    client.swapper.swap(half);
+                    client._side = side;
+                    client.broken = false;
+                }
+                encoded(&PeerSwapped {})?
+            }
+            DomainRequest::DetachClient(detach) => {
+                if let Some(client) = self.client(detach.channel) {
+                    client.leaving = true;
+                }
+                encoded(&ClientDetached {})?
+            }
+            DomainRequest::Freeze(_) => {
+                self.require(Phase::Active)?;
+                self.phase = Phase::Frozen;
+                for client in &mut self.clients {
+                    client.receiver.park_always();
+                }
+                encoded(&Frozen {
+                    channels: u32::try_from(self.clients.len()).unwrap_or(u32::MAX),
+                })?
+            }
+            DomainRequest::Thaw(_) => {
+                self.require(Phase::Frozen)?;
+                self.service.end_copy();
+                self.phase = Phase::Active;
+                for client in &mut self.clients {
+                    client.receiver.unpark();
+                }
+                encoded(&Thawed {})?
+            }
+            DomainRequest::CopyState(copy) => {
+                encoded(&self.copy_state(copy.index, copy.last_round)?)?
+            }
+            DomainRequest::CopyChannels(copy) => encoded(&self.copy_channels(copy.index)?)?,
+            DomainRequest::LoadState(load) => {
+                self.require(Phase::Waiting)?;
+                self.service.load(&load.bytes)?;
+                encoded(&StateLoaded {})?
+            }
+            DomainRequest::LoadChannels(load) => {
+                self.require(Phase::Waiting)?;
+                self.load_channels(load.channels)?;
+                encoded(&ChannelsLoaded {})?
+            }
+            DomainRequest::Digest(_) => encoded(&StateDigest {
+                digest: self.service.digest(),
+            })?,
+            DomainRequest::Activate(_) => {
+                self.require(Phase::Waiting)?;
+                self.phase = Phase::Active;
+                encoded(&Activated {})?
+            }
+            DomainRequest::Shutdown(_) => {
+                self.phase = Phase::Ended;
+                encoded(&ShutDown {})?
+            }
+            // What concerns channels that this service holds as a client of others.
+            other => self.domain.shared().apply(other, descriptors)?,
+        };
+        Ok((body, Vec::new()))
+    }
+
+    fn require(&self, phase: Phase) -> Result<(), Error> {
+        if self.phase == phase {
+            return Ok(());
+        }
+        Err(Error::new(
+            RefusalCode::Busy,
+            format!("the service is {:?}, not {phase:?}", self.phase),
+        ))
+    }
+
+    fn client(&mut self, channel: ChannelId) -> Option<&mut Client> {
+        self.clients.iter_mut().find(|client| client.id == channel)
+    }
+
+    /// Agrees on types with a new client, or goes on with one that a predecessor had.
+    fn attach(
+        &mut self,
+        attach: AttachClient,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
+        let [half, side] = two(descriptors)?;
+        if self.client(attach.channel).is_some() {
+            return Err(Error::new(
+                RefusalCode::AlreadyThere,
+                format!("{} is attached", attach.channel),
+            ));
+        }
+        if self.clients.len() == MAX_CHANNELS {
+            return Err(Error::new(
+                RefusalCode::OverBudget,
+                format!("the service has {MAX_CHANNELS} channels, as many as it may"),
+            ));
+        }
+        let types = weft_contract::negotiate(&C::table(), &attach.table)
+            .map_err(|mismatch| Error::new(RefusalCode::TypeMismatch, mismatch.to_string()))?;
+        let (start, stalled) = self.resume(&attach);
+        let peer = PeerHalf::open(half)?;
+        let side = SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+        let own = self.domain.new_half(Geometry::DEFAULT, start)?;
+        let descriptor = own.share()?;
+        let (sender, receiver, swapper) = weft_local_ipc::connect(own, peer)?;
+        self.loaded.remove(&attach.channel);
+        let mut client = Client {
+            id: attach.channel,
+            caller: attach.caller,
+            table: attach.table,
+            types,
+            ceiling: attach.ceiling,
+            sender,
+            receiver,
+            swapper,
+            _side: side,
+            stalled,
+            leaving: false,
+            broken: false,
+        };
+        client.flush();
+        if self.phase == Phase::Frozen {
+            client.receiver.park_always();
+        }
+        self.clients.push(client);
+        Ok((encoded(&ClientAttached {})?, vec![descriptor]))
+    }
+
+    /// Where a channel goes on, and what is to be sent on it first.
+    fn resume(&mut self, attach: &AttachClient) -> (Start, VecDeque<Outgoing>) {
+        if let Some(state) = self.loaded.get(&attach.channel) {
+            let start = Start {
+                outgoing: state.outgoing,
+                incoming: state.incoming,
+            };
+            return (start, state.unacknowledged.iter().map(restored).collect());
+        }
+        let Some(resume) = &attach.resume else {
+            return (Start::default(), VecDeque::new());
+        };
+        let start = Start {
+            outgoing: resume.outgoing,
+            incoming: resume.incoming,
+        };
+        let mut first = VecDeque::new();
+        for (lane, from, to) in &resume.unknown {
+            // The predecessor took these and never said what became of them.
+            for sequence in from.get()..to.get() {
+                first.push_back(Outgoing {
+                    lane: *lane,
+                    header: Header {
+                        kind: MessageKind::OutcomeUnknown,
+                        type_index: weft_types::TypeIndex::new(0),
+                        correlation: Sequence::new(sequence),
+                        has_descriptors: false,
+                    },
+                    body: Vec::new(),
+                    finishes: None,
+                });
+            }
+        }
+        (start, first)
+    }
+
+    fn copy_state(&mut self, index: u32, last_round: bool) -> Result<StateChunk, Error> {
+        if last_round {
+            self.require(Phase::Frozen)?;
+        } else if index == 0 {
+            self.require(Phase::Active)?;
+            self.service.begin_copy();
+        }
+        let chunk = if last_round {
+            self.service.final_chunk()
+        } else {
+            self.service.next_chunk()
+        };
+        Ok(match chunk {
+            Some(bytes) => StateChunk { bytes, last: false },
+            None => StateChunk {
+                bytes: Vec::new(),
+                last: true,
+            },
+        })
+    }
+
+    /// The channels in parts that fit a message: part `index` is whatever the parts before left.
+    fn copy_channels(&mut self, index: u32) -> Result<ChannelChunk, Error> {
+        self.require(Phase::Frozen)?;
+        let mut parts: Vec<Vec<ChannelState>> = vec![Vec::new()];
+        let mut filled = 0;
+        for client in self.clients.iter_mut().filter(|client| !client.broken) {
+            for piece in client.save()?.into_pieces() {
+                let size = piece.size_bytes();
+                if filled + size > MAX_PIECE_BYTES && filled > 0 {
+                    parts.push(Vec::new());
+                    filled = 0;
+                }
+                filled += size;
+                if let Some(part) = parts.last_mut() {
+                    part.push(piece);
+                }
+            }
+        }
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        let last = at + 1 >= parts.len();
+        let channels = if at < parts.len() {
+            parts.swap_remove(at)
+        } else {
+            Vec::new()
+        };
+        Ok(ChannelChunk { channels, last })
+    }
+
+    fn load_channels(&mut self, channels: Vec<ChannelState>) -> Result<(), Error> {
+        for state in channels {
+            if self.loaded.len() >= MAX_CHANNELS && !self.loaded.contains_key(&state.channel) {
+                return Err(Error::new(
+                    RefusalCode::OverBudget,
+                    "more channels than a service may have",
+                ));
+            }
+            // A channel with much to say comes in pieces: the later ones only add messages.
+            match self.loaded.get_mut(&state.channel) {
+                Some(known) => known
+                    .absorb(state)
+                    .map_err(|error| Error::new(RefusalCode::Malformed, error.to_string()))?,
+                None => {
+                    self.loaded.insert(state.channel, state);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn restored(saved: &SavedMessage) -> Outgoing {
+    Outgoing {
+        lane: saved.lane,
+        header: Header {
+            kind: saved.kind,
+            type_index: saved.type_index,
+            correlation: saved.correlation,
+            has_descriptors: false,
+        },
+        body: saved.body.clone(),
+        finishes: None,
+    }
+}
+
+fn encoded<M: Message>(message: &M) -> Result<Vec<u8>, Error> {
+    let mut body = Vec::new();
+    weft_contract::encode(message, &mut body)?;
+    Ok(body)
+}
