@@ -32,13 +32,6 @@ pub use data::{
 /// The version of everything on this page. Two gateways of different versions refuse each other.
 pub const VERSION: u16 = 1;
 
-/// The longest label, context and output of the exporter are fixed: both sides must ask their TLS
-/// session for the same thing.
-pub const EXPORTER_LABEL: &[u8] = b"EXPORTER-weft-channel-open";
-
-/// How many bytes of keying material bind a proof of possession to the TLS session.
-pub const EXPORTER_BYTES: usize = 32;
-
 /// Bytes that are no frame of this protocol.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum WireError {

@@ -1,0 +1,253 @@
+//! The connections to other nodes: one for each pair of nodes.
+//!
+//! Both sides may dial at once, so a connection that has said hello is only a candidate: of two
+//! between the same two processes the one stays that the node with the smaller name dialled. Both
+//! sides decide so by themselves and come to the same. A process that was restarted says another
+//! incarnation, and replaces whatever there was to its predecessor.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use quinn::Endpoint;
+use weft_capability::{NodeIdentity, tls};
+use weft_types::{NodeName, Refusal, RefusalCode};
+
+use crate::backoff::Backoff;
+use crate::home::{Home, PeerStatus};
+use crate::link::{CloseCode, HANDSHAKE_WITHIN, Link, LinkStreams};
+
+/// The shortest and the longest wait between two dials of one node that does not answer.
+const DIAL_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// The connections, and who is being dialled.
+pub(crate) struct Peers {
+    links: DashMap<NodeName, Arc<Link>>,
+    dialling: DashMap<NodeName, Arc<Dialling>>,
+}
+
+/// Lets one task at a time dial a node.
+struct Dialling {
+    turn: tokio::sync::Mutex<Pace>,
+    address: Mutex<Option<SocketAddr>>,
+}
+
+struct Pace {
+    backoff: Backoff,
+    not_before: Instant,
+}
+
+/// A new connection, with the streams that its tasks need.
+pub(crate) struct Fresh {
+    pub(crate) link: Arc<Link>,
+    pub(crate) streams: LinkStreams,
+}
+
+impl Peers {
+    pub(crate) fn new() -> Self {
+        Self {
+            links: DashMap::new(),
+            dialling: DashMap::new(),
+        }
+    }
+
+    /// The live connection to a node, if there is one.
+    pub(crate) fn get(&self, node: &NodeName) -> Option<Arc<Link>> {
+        self.links
+            .get(node)
+            .filter(|link| !link.is_closed())
+            .map(|link| Arc::clone(&link))
+    }
+
+    /// The live connection to a node; dials it if there is none. `start` gets a connection that
+    /// was made on the way.
+    pub(crate) async fn link(
+        &self,
+        node: &NodeName,
+        endpoint: &Endpoint,
+        identity: &NodeIdentity,
+        incarnation: u64,
+        home: &dyn Home,
+        start: impl Fn(Fresh),
+    ) -> Result<Arc<Link>, Refusal> {
+        if let Some(link) = self.get(node) {
+            return Ok(link);
+        }
+        let dialling = Arc::clone(&self.dialling.entry(node.clone()).or_insert_with(|| {
+            let (first, most) = DIAL_AGAIN;
+            let pace = Pace {
+                backoff: Backoff::new(first, most),
+                not_before: Instant::now(),
+            };
+            Arc::new(Dialling {
+                turn: tokio::sync::Mutex::new(pace),
+                address: Mutex::default(),
+            })
+        }));
+        let mut pace = dialling.turn.lock().await;
+        // Whoever had the turn before may have succeeded, or the node has dialled us.
+        if let Some(link) = self.get(node) {
+            return Ok(link);
+        }
+        tokio::time::sleep_until(pace.not_before.into()).await;
+        if let Some(link) = self.get(node) {
+            return Ok(link);
+        }
+        match dial(
+            node,
+            endpoint,
+            identity,
+            incarnation,
+            home,
+            &dialling.address,
+        )
+        .await
+        {
+            Ok(fresh) => {
+                pace.backoff.reset();
+                start(fresh);
+                self.get(node)
+                    .ok_or_else(|| unreachable_node(node, "the connection ended at once"))
+            }
+            Err(refusal) => {
+                pace.not_before = Instant::now() + pace.backoff.wait();
+                // It may have dialled us while it did not answer.
+                self.get(node).ok_or(refusal)
+            }
+        }
+    }
+
+    /// Takes a new connection in; `false` if another one to the same node stays instead.
+    pub(crate) fn register(&self, own: &NodeName, link: &Arc<Link>) -> bool {
+        let mut replaced = None;
+        let stays = match self.links.entry(link.node.clone()) {
+            dashmap::Entry::Vacant(entry) => {
+                entry.insert(Arc::clone(link));
+                true
+            }
+            dashmap::Entry::Occupied(mut entry) => {
+                let code = replaces(own, link, entry.get());
+                if let Some(code) = code {
+                    replaced = Some((entry.insert(Arc::clone(link)), code));
+                }
+                code.is_some()
+            }
+        };
+        if let Some((old, code)) = replaced {
+            old.close(code, "another connection takes its place");
+        }
+        if !stays {
+            link.close(
+                CloseCode::Duplicate,
+                "both sides have dialled; the other one stays",
+            );
+        }
+        stays
+    }
+
+    /// The connection has ended.
+    pub(crate) fn remove(&self, link: &Link) {
+        self.links
+            .remove_if(&link.node, |_, current| current.id == link.id);
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<PeerStatus> {
+        let mut statuses: Vec<_> = self
+            .links
+            .iter()
+            .map(|link| PeerStatus {
+                node: link.node.clone(),
+                address: Some(link.address),
+                connected: !link.is_closed(),
+                channels: link.channels(),
+            })
+            .collect();
+        for dialled in &self.dialling {
+            if !statuses.iter().any(|status| status.node == *dialled.key()) {
+                statuses.push(PeerStatus {
+                    node: dialled.key().clone(),
+                    address: *dialled
+                        .address
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner),
+                    connected: false,
+                    channels: 0,
+                });
+            }
+        }
+        statuses.sort_by(|one, other| one.node.cmp(&other.node));
+        statuses
+    }
+
+    pub(crate) fn close_all(&self, code: CloseCode, why: &str) {
+        for link in &self.links {
+            link.close(code, why);
+        }
+    }
+}
+
+/// Whether the new connection takes the place of the old one, and what the old one is told.
+fn replaces(own: &NodeName, new: &Link, old: &Link) -> Option<CloseCode> {
+    if old.is_closed() {
+        return Some(CloseCode::Duplicate);
+    }
+    if new.incarnation != old.incarnation {
+        return Some(CloseCode::Restarted);
+    }
+    if new.dialled == old.dialled {
+        // Who dialled has lost the old one already.
+        return Some(CloseCode::Duplicate);
+    }
+    let ours_stays = *own < new.node;
+    (new.dialled == ours_stays).then_some(CloseCode::Duplicate)
+}
+
+async fn dial(
+    node: &NodeName,
+    endpoint: &Endpoint,
+    identity: &NodeIdentity,
+    incarnation: u64,
+    home: &dyn Home,
+    tried: &Mutex<Option<SocketAddr>>,
+) -> Result<Fresh, Refusal> {
+    let addresses = home.address(node).await?;
+    let name = tls::server_name(identity.bundle(), node)
+        .to_str()
+        .into_owned();
+    let mut why = "it has no address".to_owned();
+    for address in addresses {
+        *tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+        let connecting = match endpoint.connect(address, &name) {
+            Ok(connecting) => connecting,
+            Err(error) => {
+                why = format!("{address}: {error}");
+                continue;
+            }
+        };
+        let connection = match tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => {
+                why = format!("{address}: {error}");
+                continue;
+            }
+            Err(_) => {
+                why = format!("{address} does not answer");
+                continue;
+            }
+        };
+        match Link::greet(connection, identity, incarnation, Some(node)).await {
+            Ok((link, streams)) => return Ok(Fresh { link, streams }),
+            Err(error) => why = format!("{address}: {error}"),
+        }
+    }
+    Err(unreachable_node(node, &why))
+}
+
+/// What is said of a node that cannot be reached.
+pub(crate) fn unreachable_node(node: &NodeName, why: &str) -> Refusal {
+    Refusal::new(
+        RefusalCode::Unreachable,
+        format!("node {node} cannot be reached: {why}"),
+    )
+}
