@@ -20,6 +20,8 @@ mod output;
 mod show;
 mod suggest;
 
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -83,20 +85,90 @@ pub trait Roles {
 
 /// The whole program: parses the command line, does what it says, prints, and tells the exit code.
 pub fn main(roles: &dyn Roles) -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return not_understood(&error, std::env::args().any(|word| word == "--json")),
+    let answer = answer(roles, std::env::args_os().collect());
+    let printed = print(&mut std::io::stdout().lock(), &answer.stdout)
+        .and_then(|()| print(&mut std::io::stderr().lock(), &answer.stderr));
+    match printed {
+        Ok(()) => answer.exit.into(),
+        // Nobody may read this either, but the exit code tells.
+        Err(_) => Exit::Internal.into(),
+    }
+}
+
+/// What a command prints and how it ends.
+#[derive(Debug, Eq, PartialEq)]
+struct Answer {
+    stdout: String,
+    stderr: String,
+    exit: Exit,
+}
+
+/// Does what the command line says. `words` begins with the program's own name.
+fn answer(roles: &dyn Roles, words: Vec<OsString>) -> Answer {
+    // Known before anything is parsed: errors of parsing are JSON too.
+    let as_json = words
+        .iter()
+        .skip(1)
+        .take_while(|word| *word != "--")
+        .any(|word| word == "--json");
+    let outcome = match Cli::try_parse_from(words) {
+        Ok(cli) => dispatch(roles, cli),
+        Err(error) if as_json && error.use_stderr() => {
+            let text = error.to_string();
+            Err(CliError::usage(
+                text.trim_start_matches("error: ").trim_end(),
+            ))
+        }
+        Err(error) => return not_understood(&error),
     };
-    let as_json = cli.global.json;
-    match dispatch(roles, cli) {
-        Ok(output) => match output.print(as_json) {
-            Ok(()) => output.exit.into(),
-            Err(error) => {
-                eprintln!("weft: stdout: {error}");
-                Exit::Internal.into()
-            }
-        },
-        Err(error) => fail(&error, as_json),
+    let (exit, stdout, stderr) = match outcome {
+        Ok(output) => (output.exit, output.render(as_json), String::new()),
+        Err(error) if as_json => (
+            error.exit(),
+            format!("{:#}\n", error.to_json()),
+            String::new(),
+        ),
+        Err(error) => (error.exit(), String::new(), format!("weft: {error}\n")),
+    };
+    Answer {
+        stdout,
+        stderr,
+        exit,
+    }
+}
+
+/// Help and version are no errors; everything else that clap does not understand is one of usage.
+fn not_understood(error: &clap::Error) -> Answer {
+    let colour = |styled: &clap::builder::StyledStr, terminal: bool| {
+        if terminal {
+            styled.ansi().to_string()
+        } else {
+            styled.to_string()
+        }
+    };
+    let text = error.render();
+    if error.use_stderr() {
+        let stderr = colour(&text, std::io::stderr().is_terminal());
+        Answer {
+            stdout: String::new(),
+            stderr,
+            exit: Exit::Usage,
+        }
+    } else {
+        let stdout = colour(&text, std::io::stdout().is_terminal());
+        Answer {
+            stdout,
+            stderr: String::new(),
+            exit: Exit::Done,
+        }
+    }
+}
+
+/// Prints a text. A reader that has gone away (`weft ps | head -1`) is no error.
+fn print(out: &mut dyn Write, text: &str) -> io::Result<()> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
     }
 }
 
@@ -148,36 +220,133 @@ fn completions(shell: clap_complete::Shell) -> Result<Output, CliError> {
     Ok(Output::new(script, json))
 }
 
-fn fail(error: &CliError, as_json: bool) -> ExitCode {
-    if as_json {
-        // Where stdout is gone too, the exit code still tells.
-        let _ = Output::new("", error.to_json()).print(true);
-    } else {
-        eprintln!("weft: {error}");
-    }
-    error.exit().into()
-}
-
-/// Help and version are no errors; everything else that clap does not understand is one of usage.
-fn not_understood(error: &clap::Error, as_json: bool) -> ExitCode {
-    if error.use_stderr() && as_json {
-        let text = error.to_string();
-        return fail(
-            &CliError::usage(text.trim_start_matches("error: ").trim_end()),
-            true,
-        );
-    }
-    let _ = error.print();
-    if error.use_stderr() {
-        Exit::Usage.into()
-    } else {
-        Exit::Done.into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The roles of a binary that has none: each says which one was asked for.
+    struct NoRoles;
+
+    impl NoRoles {
+        fn none<T>(role: &str) -> Result<T, CliError> {
+            Err(CliError::Internal(format!("no role {role}")))
+        }
+    }
+
+    impl Roles for NoRoles {
+        fn node(&self, _: &Global, _: NodeArgs) -> Result<(), CliError> {
+            Self::none("node")
+        }
+        fn gateway(&self, _: &Global, _: GatewayArgs) -> Result<(), CliError> {
+            Self::none("gateway")
+        }
+        fn service(&self, _: &Global, _: ServiceArgs) -> Result<(), CliError> {
+            Self::none("service")
+        }
+        fn ca_init(&self, args: CaInitArgs) -> Result<Output, CliError> {
+            Ok(Output::new(
+                "made",
+                json!({ "cluster": args.cluster.as_str() }),
+            ))
+        }
+        fn ca_node(&self, _: CaNodeArgs) -> Result<Output, CliError> {
+            Self::none("ca node")
+        }
+        fn grant(&self, _: GrantArgs) -> Result<Output, CliError> {
+            Self::none("grant")
+        }
+    }
+
+    fn weft(words: &[&str]) -> Answer {
+        let all = std::iter::once("weft").chain(words.iter().copied());
+        answer(&NoRoles, all.map(OsString::from).collect())
+    }
+
+    fn document(text: &str) -> serde_json::Value {
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text:?}"))
+    }
+
+    #[test]
+    fn a_result_is_text_or_exactly_one_json_document() {
+        assert_eq!(weft(&["ca", "init"]).stdout, "made\n");
+        let answer = weft(&["--json", "ca", "init", "--cluster", "shop"]);
+        assert_eq!(document(&answer.stdout), json!({ "cluster": "shop" }));
+        assert_eq!((answer.stderr.as_str(), answer.exit), ("", Exit::Done));
+    }
+
+    #[test]
+    fn every_error_is_one_json_document_on_stdout_if_json_was_asked_for() {
+        for (words, code, exit) in [
+            (
+                &["--json", "ca", "node", "n1"][..],
+                "internal",
+                Exit::Internal,
+            ),
+            (&["--json", "no-such-command"][..], "usage", Exit::Usage),
+            (&["migrate", "kv", "--json"][..], "usage", Exit::Usage),
+            (
+                &["call", "kv", "Put", "{", "--data", "/nowhere", "--json"][..],
+                "usage",
+                Exit::Usage,
+            ),
+            (
+                &["ps", "--data", "/nowhere", "--json"][..],
+                "no_node",
+                Exit::Unreachable,
+            ),
+        ] {
+            let answer = weft(words);
+            assert_eq!(document(&answer.stdout)["error"]["code"], code, "{words:?}");
+            assert_eq!(
+                (answer.stderr.as_str(), answer.exit),
+                ("", exit),
+                "{words:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_for_a_person_goes_to_stderr_and_says_what_to_do() {
+        let answer = weft(&["ps", "--data", "/nowhere"]);
+        assert_eq!(
+            (answer.stdout.as_str(), answer.exit),
+            ("", Exit::Unreachable)
+        );
+        assert!(
+            answer.stderr.contains("weft node --data /nowhere"),
+            "{}",
+            answer.stderr
+        );
+        let answer = weft(&["migrat", "kv"]);
+        assert_eq!(answer.exit, Exit::Usage);
+        assert!(answer.stderr.contains("'migrate'"), "{}", answer.stderr);
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors_even_with_json() {
+        for words in [
+            &["--help"][..],
+            &["demo", "--help"][..],
+            &["--version", "--json"][..],
+        ] {
+            let answer = weft(words);
+            assert_eq!(answer.exit, Exit::Done, "{words:?}");
+            assert!(answer.stdout.contains("weft"), "{}", answer.stdout);
+        }
+        assert!(weft(&["--help"]).stdout.contains("Exit codes:"));
+        assert!(weft(&["call", "--help"]).stdout.contains("expected shape"));
+    }
+
+    #[test]
+    fn json_among_the_arguments_of_a_program_is_not_ours() {
+        let answer = weft(&[
+            "run", "x", "--binary", "/x", "--data", "/nowhere", "--", "--json",
+        ]);
+        assert!(
+            answer.stdout.is_empty() && answer.stderr.contains("no node"),
+            "{answer:?}"
+        );
+    }
 
     #[test]
     fn completions_know_the_visible_commands() {

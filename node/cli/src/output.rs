@@ -3,8 +3,6 @@
 //! A command makes both forms and knows nothing of `--json`; `main` prints one of them. So no
 //! command can forget `--json`, and none can print two documents.
 
-use std::io::{self, Write};
-
 use serde_json::Value;
 
 use crate::error::Exit;
@@ -31,25 +29,15 @@ impl Output {
         }
     }
 
-    /// Prints one of the two forms on stdout.
-    ///
-    /// A reader that has gone away (`weft ps | head -1`) is no error.
-    ///
-    /// # Errors
-    ///
-    /// What writing to stdout said, other than a broken pipe.
-    pub fn print(&self, as_json: bool) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        let written = if as_json {
-            writeln!(out, "{:#}", self.json)
+    /// One of the two forms, as it goes to stdout.
+    #[must_use]
+    pub fn render(&self, as_json: bool) -> String {
+        if as_json {
+            format!("{:#}\n", self.json)
         } else if self.text.is_empty() {
-            Ok(())
+            String::new()
         } else {
-            writeln!(out, "{}", self.text.trim_end())
-        };
-        match written.and_then(|()| out.flush()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other,
+            format!("{}\n", self.text.trim_end())
         }
     }
 }

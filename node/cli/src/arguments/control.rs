@@ -22,8 +22,6 @@ pub struct ProgramArgs {
 /// `weft run`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    long_about = "Starts a service as a process of its own on the local node (--data), or on another one (--on), and enters it \
-                  in the directory. The node restarts it if it dies.",
     after_help = "Examples:\n  weft run kv --data n1\n  weft run shop-kv --program kv --on n2 --data n1\n  \
                   weft run shop --binary /opt/shop --data n1 -- --verbose"
 )]
@@ -40,10 +38,7 @@ pub struct RunArgs {
 
 /// `weft stop`.
 #[derive(Clone, Debug, Args)]
-#[command(
-    long_about = "Stops a service on whichever node it runs, and takes it out of the directory. What it kept in memory is gone.",
-    after_help = "Example:\n  weft stop kv --data n1"
-)]
+#[command(after_help = "Example:\n  weft stop kv --data n1")]
 pub struct StopArgs {
     /// Which service
     pub service: ServiceName,
@@ -52,8 +47,6 @@ pub struct StopArgs {
 /// `weft ps`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    long_about = "Shows what a node runs: its services with epoch and state, the domains (processes) attached to it with what they \
-                  use of their budget, the open channels, and the nodes it is connected with.",
     after_help = "Examples:\n  weft ps --data n1\n  weft ps n2 --data n1\n  weft ps --all --json --data n1"
 )]
 pub struct PsArgs {
@@ -67,10 +60,6 @@ pub struct PsArgs {
 /// `weft call` and `weft send`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    long_about = "Sends a service one message, written as JSON. The fields are checked against the type that the service itself \
-                  declares: an unknown field or a wrong type is refused with the expected shape before anything is sent. \
-                  `call` prints the reply; `send` returns as soon as the message has been handled and drops the reply. \
-                  `weft describe <service>` lists the messages.",
     after_help = "Examples:\n  weft call kv Put '{\"key\": \"greeting\", \"value\": \"hello\"}' --data n1\n  \
                   weft call kv Get '{\"key\": \"greeting\"}' --data n2 --json\n  \
                   echo '{\"prefix\": \"\"}' | weft call kv Count - --data n1\n  \
@@ -91,10 +80,7 @@ pub struct CallArgs {
 
 /// `weft describe`.
 #[derive(Clone, Debug, Args)]
-#[command(
-    long_about = "Shows the contract of a running service: every message with its fields and the fields of its reply.",
-    after_help = "Example:\n  weft describe kv --data n1\n  weft describe node/n2 --data n1"
-)]
+#[command(after_help = "Example:\n  weft describe kv --data n1\n  weft describe node/n2 --data n1")]
 pub struct DescribeArgs {
     /// Which service
     pub service: ServiceName,
@@ -102,12 +88,7 @@ pub struct DescribeArgs {
 
 /// `weft migrate`.
 #[derive(Clone, Debug, Args)]
-#[command(
-    long_about = "Moves a service with its state to another node. Clients keep their channels and go on sending; nothing is lost or \
-                  repeated. Prints how long each step took and how long the service answered nobody. If the move fails before its \
-                  commit, the service goes on where it was.",
-    after_help = "Example:\n  weft migrate kv --to n2 --data n1"
-)]
+#[command(after_help = "Example:\n  weft migrate kv --to n2 --data n1")]
 pub struct MigrateArgs {
     /// Which service
     pub service: ServiceName,
@@ -118,10 +99,6 @@ pub struct MigrateArgs {
 
 /// `weft kernel`.
 #[derive(Clone, Debug, Args)]
-#[command(
-    long_about = "Sends the daemon of any node one message of the contract node.control, from the local node (--data). The other \
-                  commands are made of these; here each is by itself."
-)]
 pub struct KernelArgs {
     /// Which message.
     #[command(subcommand)]

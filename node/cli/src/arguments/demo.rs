@@ -11,10 +11,6 @@ pub const DEMO_SERVICE: &str = "kv";
 /// `weft demo`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    long_about = "Starts a cluster as processes on this machine in a temporary directory, loads a text file into the service `kv`, \
-                  starts clients on all nodes that put numbered messages and read them back, moves the service from node to node \
-                  under that load while the nodes' daemons ping each other, and reports what became of every message. \
-                  Needs no set-up and leaves nothing behind. The exit status is 1 if any message was lost, repeated or reordered.",
     after_help = "Examples:\n  weft demo\n  weft demo --seconds 60 --moves 12 --report demo-report\n  \
                   weft demo --load /usr/share/dict/words --clients 12 --rate 4000 --json"
 )]

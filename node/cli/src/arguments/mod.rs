@@ -102,28 +102,71 @@ impl Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a three-node cluster here, load it, move a service under load, and report
+    ///
+    /// Starts a cluster as processes on this machine in a temporary directory, loads a text file
+    /// into the service `kv`, starts clients on all nodes that put numbered messages and read them
+    /// back, moves the service from node to node under that load while the nodes' daemons ping each
+    /// other, and reports what became of every message. Needs no set-up and leaves nothing behind.
+    /// The exit status is 1 if any message was lost, repeated or reordered.
     Demo(DemoArgs),
     /// Run a node of a cluster until it is told to stop
+    ///
+    /// Runs the daemon of one node in the foreground, with its gateway and services as processes of
+    /// their own. The data directory (--data) holds the node's certificate as `weft ca node` wrote
+    /// it, and everything the node stores. SIGTERM or Ctrl-C stops the node and its services
+    /// cleanly.
     Node(NodeArgs),
     /// Start a service on a node
+    ///
+    /// Starts a service as a process of its own on the local node (--data), or on another one
+    /// (--on), and enters it in the directory. The node restarts it if it dies.
     Run(RunArgs),
     /// Stop a service, wherever it runs
+    ///
+    /// Stops a service on whichever node it runs, and takes it out of the directory. What it kept
+    /// in memory is gone.
     Stop(StopArgs),
     /// Show what runs: services, domains, channels and peers
+    ///
+    /// Shows what a node runs: its services with epoch and state, the domains (processes) attached
+    /// to it with what they use of their budget, the open channels, and the nodes it is connected
+    /// with.
     Ps(PsArgs),
     /// Send a service one message and print its reply
+    ///
+    /// The message is written as JSON. Its fields are checked against the type that the service
+    /// itself declares: an unknown field or a wrong type is refused with the expected shape before
+    /// anything is sent. `weft describe <service>` lists the messages.
     Call(CallArgs),
     /// Send a service one message and do not wait for a reply
+    ///
+    /// As `weft call`, but the reply is dropped: returns as soon as the message has been handled.
     Send(CallArgs),
     /// Show the messages that a service understands
+    ///
+    /// Shows the contract of a running service: every message with its fields and the fields of its
+    /// reply.
     Describe(DescribeArgs),
     /// Move a service to another node while its clients go on sending
+    ///
+    /// Moves a service with its state to another node. Clients keep their channels and go on
+    /// sending; nothing is lost or repeated. Prints how long each step took and how long the
+    /// service answered nobody. If the move fails before its commit, the service goes on where it
+    /// was.
     Migrate(MigrateArgs),
     /// Allow a holder to open channels to a service
+    ///
+    /// Issues a capability: HOLDER may open channels to TARGET under one contract, until it runs
+    /// out. Without a grant for exactly this target and contract a channel is refused. The target
+    /// `node/*` stands for the daemons of all nodes (contract node.control), which is what commands
+    /// such as `weft ps` talk to.
     Grant(GrantArgs),
     /// Make the certificates of a cluster
     Ca(CaArgs),
     /// Talk to the daemon of any node directly
+    ///
+    /// Sends the daemon of any node one message of the contract node.control, from the local node
+    /// (--data). The other commands are made of these; here each is by itself.
     Kernel(KernelArgs),
     /// Print a completion script for a shell
     #[command(
@@ -170,6 +213,7 @@ mod tests {
                     continue;
                 }
                 let name = sub.get_name();
+                assert!(sub.get_about().is_some(), "{name} says nothing");
                 assert!(sub.get_about().is_some(), "{name} says nothing");
                 if sub.has_subcommands() {
                     check(sub);

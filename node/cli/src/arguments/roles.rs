@@ -10,14 +10,9 @@ use weft_types::{ClusterName, ContractName, NodeName, ServiceName};
 
 /// `weft node`.
 #[derive(Clone, Debug, Args)]
-#[command(
-    long_about = "Runs the daemon of one node in the foreground, with its gateway and services as processes of their own. \
-                  The data directory (--data) holds the node's certificate as `weft ca node` wrote it, and everything the \
-                  node stores. SIGTERM or Ctrl-C stops the node and its services cleanly.",
-    after_help = "Example, two nodes on one machine:\n  \
+#[command(after_help = "Example, two nodes on one machine:\n  \
                   weft node --data n1 --listen 127.0.0.1:7001 --peer n2=127.0.0.1:7002 --directory n1\n  \
-                  weft node --data n2 --listen 127.0.0.1:7002 --peer n1=127.0.0.1:7001 --directory n1"
-)]
+                  weft node --data n2 --listen 127.0.0.1:7002 --peer n1=127.0.0.1:7001 --directory n1")]
 pub struct NodeArgs {
     /// The node's name; must be the one in its certificate, which is also the default
     #[arg(long)]
@@ -94,18 +89,21 @@ pub struct CaArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub enum CaCommand {
     /// Make the roots of a new cluster
+    ///
+    /// Makes the CA directory of a new cluster: two roots (for nodes and for capabilities) and the
+    /// issuers below them. Whoever has this directory can join and command the cluster: keep it off
+    /// the nodes. An existing CA is never overwritten.
     Init(CaInitArgs),
     /// Make the certificate and data directory of a node
+    ///
+    /// Issues a node's certificate and writes the data directory with which `weft node` starts it:
+    /// key, certificate, the cluster's roots, and the issuer for the services that run there.
     Node(CaNodeArgs),
 }
 
 /// `weft ca init`.
 #[derive(Clone, Debug, Args)]
-#[command(
-    long_about = "Makes the CA directory of a new cluster: two roots (for nodes and for capabilities) and the issuers below them. \
-                  Whoever has this directory can join and command the cluster: keep it off the nodes. An existing CA is never overwritten.",
-    after_help = "Example:\n  weft ca init --dir ca --cluster shop"
-)]
+#[command(after_help = "Example:\n  weft ca init --dir ca --cluster shop")]
 pub struct CaInitArgs {
     /// The CA directory to make
     #[arg(long, value_name = "DIR", default_value = "ca")]
@@ -118,8 +116,6 @@ pub struct CaInitArgs {
 /// `weft ca node`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    long_about = "Issues a node's certificate and writes the data directory with which `weft node` starts it: key, \
-                  certificate, the cluster's roots, and the issuer for the services that run there.",
     after_help = "Example:\n  weft ca node n1 --dir ca --out n1\n  weft node --data n1 --listen 127.0.0.1:7001"
 )]
 pub struct CaNodeArgs {
@@ -136,9 +132,6 @@ pub struct CaNodeArgs {
 /// `weft grant`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    long_about = "Issues a capability: HOLDER may open channels to TARGET under one contract, until it runs out. \
-                  Without a grant for exactly this target and contract a channel is refused. The target `node/*` stands for the \
-                  daemons of all nodes (contract node.control), which is what commands such as `weft ps` talk to.",
     after_help = "Examples:\n  weft grant shop kv --contract kv --ca ca --to n1 --to n2\n  \
                   weft grant operator 'node/*' --contract node.control --ca ca --to n1"
 )]
