@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     peers: Peers,
     incarnation: u64,
     handshakes: Semaphore,
+    /// The gateway's own runtime: its handle may be used on any.
+    runtime: tokio::runtime::Handle,
 }
 
 /// How a node commands its gateway.
@@ -108,10 +110,6 @@ impl Future for Running {
 /// # Errors
 ///
 /// [`GatewayError`]; nothing runs then.
-#[expect(
-    clippy::unused_async,
-    reason = "it must be called on the runtime, which async says"
-)]
 pub async fn run(
     config: Config,
     home: Arc<dyn Home>,
@@ -145,6 +143,7 @@ pub async fn run(
         peers: Peers::new(),
         incarnation: incarnation(),
         handshakes: Semaphore::new(MAX_HANDSHAKES),
+        runtime: tokio::runtime::Handle::current(),
     });
     let work = Box::pin(accept(Arc::clone(&shared)));
     Ok((
@@ -173,17 +172,15 @@ impl GatewayHandle {
     /// What the far side refused, word for word, or `Unreachable`.
     pub async fn carry(&self, request: Carry) -> Result<Carried, Refusal> {
         // A task of its own: a caller that loses patience leaves nothing half open.
-        tokio::spawn(near::carry(Arc::clone(&self.0), request))
+        self.0
+            .runtime
+            .spawn(near::carry(Arc::clone(&self.0), request))
             .await
             .unwrap_or_else(|error| Err(Refusal::new(RefusalCode::Internal, error.to_string())))
     }
 
     /// Takes a channel away from the gateway, whichever way it goes. When this returns, nothing
     /// more is published in the gateway's half and none of its cursors moves.
-    #[expect(
-        clippy::unused_async,
-        reason = "a channel may need to be waited for, later"
-    )]
     pub async fn drop_channel(&self, channel: ChannelId) {
         if let Some((_, near)) = self.0.near.remove(&channel) {
             near.channel.close();
@@ -197,10 +194,6 @@ impl GatewayHandle {
     ///
     /// Inbound channels of the service are taken away, as by [`Self::drop_channel`], and their
     /// clients' nodes are told where to go. Outbound channels to it ask the directory at once.
-    #[expect(
-        clippy::unused_async,
-        reason = "a channel may need to be waited for, later"
-    )]
     pub async fn service_moved(&self, service: &ServiceName, node: &NodeName, epoch: Epoch) {
         self.0.far.retain(|_, far| {
             let moved = far.channel.target == *service && far.channel.epoch() < epoch;
@@ -222,10 +215,6 @@ impl GatewayHandle {
     /// # Errors
     ///
     /// `Closed` if there is no such channel, `PeerFault` if `half` is none.
-    #[expect(
-        clippy::unused_async,
-        reason = "a channel may need to be waited for, later"
-    )]
     pub async fn swap_local(
         &self,
         channel: ChannelId,
@@ -249,6 +238,14 @@ impl GatewayHandle {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.0.peers.statuses()
+    }
+
+    /// Closes the connection to a node, if there is one. What it carried is opened again at once:
+    /// for an operator who has a reason, and for tests.
+    pub fn disconnect(&self, node: &NodeName) {
+        if let Some(link) = self.0.peers.get(node) {
+            link.close(CloseCode::ShuttingDown, "an operator closes the connection");
+        }
     }
 
     /// Closes all connections and ends [`Running`].

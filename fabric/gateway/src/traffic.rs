@@ -112,10 +112,7 @@ async fn write_lane(
     let lane = header.lane;
     let mut stream = None;
     let mut out = Vec::new();
-    loop {
-        let Ok(()) = channel.fill(attachment, lane, &mut out) else {
-            break;
-        };
+    while let Ok(()) = channel.fill(attachment, lane, &mut out) {
         if out.is_empty() {
             channel.lane_wakes(lane).await;
             continue;
