@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::thread::futex::{self, ClockId, Timespec, WaitFlags, WaitPtr, WaitvFlags};
-use weft_types::PerLane;
+use weft_types::Lane;
 
 use crate::half::PeerHalf;
 use crate::layout;
+use crate::parking::Fenced;
 use crate::raw::Memory;
 use crate::sync::{AtomicU32, Ordering, Read32};
 
@@ -203,7 +204,7 @@ pub(crate) fn wake_private(word: &AtomicU32) {
     let _ = futex::wake(word, futex::Flags::PRIVATE, i32::MAX as u32);
 }
 
-/// The marks at which a peer wants to be rung, as raw words: a sequence plus one, or 0.
-pub(crate) fn wake_marks(peer: &Peer) -> PerLane<u64> {
-    PerLane::from_fn(|lane| peer.half.memory.read64(layout::wake_at(lane)).load())
+/// The mark at which a peer wants to be rung, as the raw word: a sequence plus one, or 0.
+pub(crate) fn wake_mark(_: Fenced, peer: &Peer, lane: Lane) -> u64 {
+    peer.half.memory.read64(layout::wake_at(lane)).load()
 }

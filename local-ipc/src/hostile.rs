@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rustix::fs::{MemfdFlags, SealFlags};
-use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, Sequence, TypeIndex};
+use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, PerLane, Sequence, TypeIndex};
 
 use crate::sync::{AtomicU32, Ordering};
 use crate::{
@@ -234,6 +234,27 @@ fn each_lie_in_a_slot_has_its_own_error() {
         let found = receive(1, meta(1, 0, u64::from(len_bytes)), offset);
         assert_eq!(found, Err(outside));
     }
+}
+
+#[test]
+fn a_slot_cannot_hold_what_lies_before_the_rings_beginning() {
+    let lane = Lane::URGENT;
+    let at = PerLane([Sequence::new(4); 4]);
+    let start = Start {
+        outgoing: at,
+        incoming: at,
+    };
+    let own = OwnHalf::create(TINY, start).unwrap();
+    let liar = OwnHalf::create(TINY, start).unwrap();
+    let peer = PeerHalf::open(liar.share().unwrap()).unwrap();
+    let (_, mut receiver, _) = connect(own, peer).unwrap();
+    crate::slot::fill(&liar.memory, TINY, lane, 0, request(), b"x", 0);
+    let fault = PeerFault::WrongSequence {
+        lane,
+        expected: Sequence::new(4),
+        word: 1,
+    };
+    assert_eq!(receiver.try_receive(&mut Vec::new()), Err(fault));
 }
 
 #[test]

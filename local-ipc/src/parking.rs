@@ -52,10 +52,16 @@ impl Parking {
     }
 }
 
+/// Says that a full fence lies between what was stored and what is looked at now. Whoever looks
+/// at a parked word, a mark or a swap has to show one; do not keep it.
+#[must_use]
+pub(crate) struct Fenced(());
+
 /// Puts what was just stored before what is looked at next, in the one order that all agree on.
-pub(crate) fn publish_before_look() {
+pub(crate) fn publish_before_look() -> Fenced {
     // ORDER(parked): full fence between publishing (a slot, a cursor, a swap) and looking.
     fence(Ordering::SeqCst);
+    Fenced(())
 }
 
 /// The sender's side: which sleep it has rung for.
@@ -65,8 +71,8 @@ pub(crate) struct Ringer {
 }
 
 impl Ringer {
-    /// Whether to ring now. To be asked after publishing and [`publish_before_look`].
-    pub(crate) fn must_ring(&mut self, parked: Read32<'_>) -> bool {
+    /// Whether to ring now, for what was published before the fence.
+    pub(crate) fn must_ring(&mut self, _: Fenced, parked: Read32<'_>) -> bool {
         let generation = parked.load();
         let asleep = generation != AWAKE;
         let new = generation != self.answered || generation == PARKED_ALWAYS;
@@ -165,11 +171,10 @@ mod models {
             (!found).then_some(seen)
         }
 
-        fn send(&self, ringer: &mut Ringer, look: impl Fn()) {
+        fn send(&self, ringer: &mut Ringer, look: impl Fn() -> Fenced) {
             let published = self.published.load(Ordering::Relaxed);
             self.published.store(published + 1, Ordering::Release);
-            look();
-            if ringer.must_ring(Read32(&self.parked)) {
+            if ringer.must_ring(look(), Read32(&self.parked)) {
                 self.bell.ring();
             }
         }
@@ -202,7 +207,7 @@ mod models {
 
     /// One message to a receiver that goes to sleep once. Whoever ends up asleep must have been rung
     /// for, or sleeps through the message.
-    fn one_sleep(look: impl Fn() + Copy + Sync + Send + 'static) {
+    fn one_sleep(look: impl Fn() -> Fenced + Copy + Sync + Send + 'static) {
         loom::model(move || {
             let channel = Channel::new();
             let receiver = thread::spawn({
@@ -226,7 +231,7 @@ mod models {
     #[test]
     #[should_panic(expected = "slept through")]
     fn without_the_fence_a_wake_up_is_lost() {
-        one_sleep(|| ());
+        one_sleep(|| Fenced(()));
     }
 
     /// The sender looks at the old peer's parked word (awake for ever) until it sees the swap.
@@ -243,14 +248,14 @@ mod models {
                 let channel = Arc::clone(&channel);
                 move || {
                     channel.swap.store(1, Ordering::Relaxed);
-                    publish_before_look();
+                    let _ = publish_before_look();
                     bump(&channel.bell.word);
                 }
             });
             channel.published.store(1, Ordering::Release);
-            publish_before_look();
+            let fenced = publish_before_look();
             if channel.swap.load(Ordering::Relaxed) != 0
-                && Ringer::default().must_ring(Read32(&channel.parked))
+                && Ringer::default().must_ring(fenced, Read32(&channel.parked))
             {
                 bump(&channel.bell.word);
             }

@@ -153,14 +153,14 @@ impl Receiver {
             .word64(layout::done_at(lane))
             .store(done, Ordering::Release);
         // ORDER(mark): `done`, full fence, look at the mark; pairs with `Sender::wake_when_done`.
-        parking::publish_before_look();
+        let fenced = parking::publish_before_look();
         if self.shared.for_receiver.is_raised() {
             self.adopt();
         }
         if !self.former.is_empty() {
             self.retire();
         }
-        let mark = bell::wake_marks(&self.current)[lane];
+        let mark = bell::wake_mark(fenced, &self.current, lane);
         if mark != 0 && mark != self.answered[lane] && done >= mark - 1 {
             self.answered[lane] = mark;
             self.shared.ring();

@@ -158,7 +158,7 @@ impl Sender {
             .memory
             .word64(layout::wake_at(lane))
             .store(at.get().saturating_add(1), Ordering::Relaxed);
-        parking::publish_before_look();
+        let _ = parking::publish_before_look();
         // After a fault there is nothing to wait for: sending tells it.
         self.done(lane).is_ok_and(|done| done >= at) || self.fault.is_some()
     }
@@ -203,13 +203,13 @@ impl Sender {
         }
         outgoing.next += 1;
 
-        parking::publish_before_look();
+        let fenced = parking::publish_before_look();
         if self.shared.for_sender.is_raised() {
             // The message is out. If the successor is at fault, the next operation says so.
             self.adopt();
         }
         let parked = self.peer.half.memory.read32(layout::PARKED_AT);
-        if self.ringer.must_ring(parked) {
+        if self.ringer.must_ring(fenced, parked) {
             self.shared.ring();
         }
         Ok(Sequence::new(sequence))

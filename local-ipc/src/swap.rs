@@ -124,7 +124,7 @@ impl Swapper {
             std::mem::replace(&mut *current, peer)
         };
         // ORDER(swap): flag, full fence, bump; pairs with publish, full fence, look in `Sender`.
-        parking::publish_before_look();
+        let _ = parking::publish_before_look();
         self.0.ring();
         old.supersede();
     }

@@ -336,6 +336,35 @@ fn a_ring_that_starts_above_what_is_expected_is_a_gap() {
 }
 
 #[test]
+fn what_a_dead_peer_left_is_read_before_its_successors_messages() {
+    let (mut a, mut b) = channel(SMALL);
+    let lane = Lane::NORMAL;
+    let mut body = Vec::new();
+    // Its ring has been around a few times, and ends with three messages that nobody took.
+    for n in 0..23 {
+        a.sender.try_send(lane, tell(), &number(n)).unwrap();
+        if n < 20 {
+            let got = b.receiver.try_receive(&mut body).unwrap().unwrap();
+            b.receiver.finish(lane, got.sequence.next());
+        }
+    }
+    drop(a);
+    let mut start = Start::default();
+    start.outgoing[lane] = Sequence::new(23);
+    let mut successor = End::succeed(&b.swapper, start);
+    successor
+        .sender
+        .try_send(lane, tell(), &number(23))
+        .unwrap();
+    for n in 20..24 {
+        let got = b.receiver.try_receive(&mut body).unwrap().unwrap();
+        assert_eq!((got.sequence.get(), numbered(&body)), (n, n));
+        b.receiver.finish(lane, got.sequence.next());
+    }
+    assert_eq!(b.receiver.try_receive(&mut body), Ok(None));
+}
+
+#[test]
 fn rings_of_several_dead_peers_are_read_one_after_the_other() {
     let (mut a, mut b) = channel(SMALL);
     let lane = Lane::NORMAL;
@@ -498,6 +527,8 @@ fn swaps_of_both_directions_under_load_lose_double_and_reorder_nothing() {
             );
             if end.sender.try_send(lane, tell(), &number(sent)).is_ok() {
                 sent += 1;
+            } else {
+                thread::yield_now();
             }
             while let Some(got) = end.receiver.try_receive(&mut body).unwrap() {
                 assert_eq!((got.sequence.get(), numbered(&body)), (echoed, echoed));
@@ -563,6 +594,41 @@ fn a_send_rings_once_for_each_sleep() {
     a.sender.try_send(Lane::NORMAL, tell(), b"x").unwrap();
     a.sender.try_send(Lane::NORMAL, tell(), b"x").unwrap();
     assert_eq!(rings(&bell, start), 4, "each time for a frozen one");
+}
+
+#[test]
+fn a_successors_first_sleep_is_rung_for_though_its_predecessor_slept_as_often() {
+    let (mut a, mut b) = channel(SMALL);
+    b.receiver.park();
+    a.sender.try_send(Lane::NORMAL, tell(), b"x").unwrap();
+    let mut successor = End::succeed(&a.swapper, Start::default());
+    let bell = successor.swapper.bell();
+    let before = bell.value();
+    successor.receiver.park();
+    a.sender.try_send(Lane::NORMAL, tell(), b"x").unwrap();
+    assert_ne!(bell.value(), before);
+}
+
+#[test]
+fn a_successor_that_sleeps_already_hears_what_was_sent_before_the_swap() {
+    let (mut a, _b) = channel(SMALL);
+    let survivor = PeerHalf::open(a.swapper.share().unwrap()).unwrap();
+    let own = OwnHalf::create(SMALL, Start::default()).unwrap();
+    let half = PeerHalf::open(own.share().unwrap()).unwrap();
+    let mut successor = End::connect(own, survivor);
+    let bell = successor.swapper.bell();
+    let seen = bell.value();
+    successor.receiver.park();
+    assert!(!successor.receiver.ready());
+    // The sender still looks at the old peer, who is awake.
+    a.sender.try_send(Lane::NORMAL, tell(), b"x").unwrap();
+    assert_eq!(bell.value(), seen);
+    a.swapper.swap(half);
+    assert_eq!(
+        wait_any(&[(bell, seen)], Some(Duration::ZERO)),
+        Wait::Rung(0)
+    );
+    assert!(successor.receiver.ready());
 }
 
 #[test]
