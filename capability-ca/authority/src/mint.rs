@@ -264,6 +264,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn two_certificates_of_one_key_have_two_serial_numbers() {
+        use x509_parser::prelude::{FromDer, X509Certificate};
+
+        let cluster = ClusterName::new("demo").unwrap();
+        let blueprint = Blueprint {
+            cluster: &cluster,
+            common_name: "root".to_owned(),
+            uri: "spiffe://demo".to_owned(),
+            dns_name: None,
+            purpose: None,
+            ca_with_path_length: Some(0),
+            extension: None,
+            validity: Validity::starting(SystemTime::now(), Duration::from_secs(60)).unwrap(),
+        };
+        let root = Signer::root("the root", &blueprint).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let serial = || {
+            let certificate = root.sign(&blueprint, &key).unwrap();
+            let (_, parsed) = X509Certificate::from_der(&certificate).unwrap();
+            parsed.raw_serial().to_vec()
+        };
+        assert_ne!(serial(), serial());
+    }
+
+    #[test]
     fn a_validity_has_two_ends_in_their_order_and_in_the_calendar() {
         let now = SystemTime::now();
         let day = Duration::from_secs(86_400);

@@ -374,16 +374,34 @@ fn every_certificate_has_its_own_random_serial_and_the_dates_it_was_asked_for() 
         assert_eq!(from, (now - weft_authority::CLOCK_SKEW).into());
         assert_eq!(to, (now + HOUR).into());
     }
-    // The one key signed twice: the trap was a serial that is derived from it.
-    let ca = |root: &str| {
-        let text = fs::read_to_string(cluster.ca().join(root)).unwrap();
-        let chain = Chain::from_pem(&text).unwrap();
+}
+
+#[test]
+fn every_ca_is_for_one_purpose_and_says_how_far_the_path_may_go() {
+    let now = SystemTime::now();
+    let cluster = Cluster::new("demo", now);
+    let n1 = cluster.node("n1", now);
+    let (capability, instance) = ("1.3.6.1.4.1.32473.1.1", "1.3.6.1.4.1.32473.1.2");
+    for (path, length, own) in [
+        (cluster.ca().join("node-ca.pem"), 0, None),
+        (cluster.ca().join("capability-ca.pem"), 0, Some(capability)),
+        (cluster.ca().join("issuer-ca.pem"), 1, Some(instance)),
+        (n1.join(INSTANCE_CA_FILE), 0, Some(instance)),
+    ] {
+        let chain = Chain::from_pem(&fs::read_to_string(&path).unwrap()).unwrap();
         let (_, certificate) = X509Certificate::from_der(chain.leaf()).unwrap();
-        certificate.raw_serial().to_vec()
-    };
-    let before = ca("node-ca.pem");
-    Authority::renew(&cluster.ca(), now).unwrap();
-    assert_ne!(before, ca("node-ca.pem"));
+        let constraints = certificate.basic_constraints().unwrap().unwrap().value;
+        assert!(constraints.ca, "{path:?}");
+        assert_eq!(constraints.path_len_constraint, Some(length), "{path:?}");
+        let usages = certificate.extended_key_usage().unwrap().unwrap().value;
+        let listed: Vec<String> = usages.other.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            listed,
+            own.map(str::to_owned).into_iter().collect::<Vec<_>>()
+        );
+        assert_eq!(usages.server_auth, own.is_none(), "{path:?}");
+        assert_eq!(usages.client_auth, own.is_none(), "{path:?}");
+    }
 }
 
 #[test]

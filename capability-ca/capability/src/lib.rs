@@ -3,7 +3,7 @@
 //! On a node a capability is a handle: whoever holds the channel can send. Between nodes it is a
 //! certificate under the cluster's capability root, which names a holder and a target *service* and
 //! carries the rights in an extension. The check happens when a channel is opened, once, in
-//! [`admit`] (from another node) or [`admit_local`]; both end in a [`ChannelGrant`].
+//! [`admit()`] (from another node) or [`admit_local`]; both end in a [`ChannelGrant`].
 //!
 //! Two kinds of trust are kept apart by root, by purpose and by name. *Node* certificates
 //! authenticate the connection between two machines ([`tls`]) and give no right at all.
