@@ -11,6 +11,7 @@ use weft_types::{MAX_BODY_BYTES, RefusalCode, ServiceName};
 
 use crate::arguments::{CallArgs, DescribeArgs, Global};
 use crate::connection::Connection;
+use crate::control::with_known_services;
 use crate::error::CliError;
 use crate::output::Output;
 use crate::suggest::did_you_mean;
@@ -105,7 +106,7 @@ fn describe_contract(service: &ServiceName, contract: &ContractDescription) -> O
 fn open(connection: &Connection, service: &ServiceName) -> Result<DynamicEndpoint, CliError> {
     connection
         .open_dynamic(service)
-        .map_err(|error| crate::control::with_known_names(error, connection, service.as_str()))
+        .map_err(|error| with_known_services(error, connection, service))
 }
 
 /// JSON from the command line, or from stdin if it is `-`.

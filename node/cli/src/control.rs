@@ -123,7 +123,7 @@ fn ping(
         round_trips.push(if from.is_some() {
             kernel
                 .ask(&PingPeer { node: node.clone() })
-                .map_err(|error| with_known_names(error, connection, node.as_str()))?
+                .map_err(|error| with_known_nodes(error, connection))?
                 .round_trip_nanos
         } else {
             let sent = Instant::now();
@@ -213,7 +213,7 @@ fn migrate_from(
     };
     let reply = kernel(connection, from)?
         .ask_within(&migrate, timeout)
-        .map_err(|error| with_known_names(error, connection, to.as_str()))?;
+        .map_err(|error| with_known_nodes(error, connection))?;
     Ok(show::moved(&reply.report))
 }
 
@@ -251,50 +251,64 @@ fn unknown_service<'a>(
 fn kernel(connection: &Connection, node: &NodeName) -> Result<Kernel, CliError> {
     connection
         .kernel(node)
-        .map_err(|error| with_known_names(error, connection, ServiceName::of_node(node).as_str()))
+        .map_err(|error| with_known_nodes(error, connection))
 }
 
-/// Adds to "no such service" or "no such node" the names that there are, if the local node tells.
-pub(crate) fn with_known_names(error: CliError, connection: &Connection, name: &str) -> CliError {
-    let CliError::Refused(mut refusal) = error else {
-        return error;
-    };
-    let unknown = matches!(
-        refusal.code,
-        RefusalCode::UnknownService | RefusalCode::UnknownNode
-    );
-    let known = if unknown {
-        known_names(connection).unwrap_or_default()
-    } else {
-        Vec::new()
-    };
-    if !known.is_empty() && !refusal.text.contains("did you mean") {
-        let hint = did_you_mean(name, known.iter().map(String::as_str));
-        refusal
-            .text
-            .push_str(&format!("{hint}\nthere are {}", known.join(", ")));
+/// Adds to "no such service" the names of those that there are, if the local node tells.
+pub(crate) fn with_known_services(
+    error: CliError,
+    connection: &Connection,
+    service: &ServiceName,
+) -> CliError {
+    if service.as_node().is_some() {
+        return with_known_nodes(error, connection);
     }
-    CliError::Refused(refusal)
+    match error {
+        CliError::Refused(refusal) if refusal.code == RefusalCode::UnknownService => {
+            match known_services(connection) {
+                Ok(known) => unknown_service(service, known.iter().map(String::as_str)),
+                Err(_) => CliError::Refused(refusal),
+            }
+        }
+        other => other,
+    }
 }
 
-/// All services and node daemons of the cluster. Nobody without the right to ask gets to know them.
-fn known_names(connection: &Connection) -> Result<Vec<String>, CliError> {
-    let mut kernel = connection.local_kernel()?;
-    let mut names: Vec<String> = kernel
-        .ask(&Directory {})?
-        .entries
+/// Adds to "no such node" the names of those that there are, if the local node tells.
+fn with_known_nodes(error: CliError, connection: &Connection) -> CliError {
+    match error {
+        CliError::Refused(mut refusal)
+            if matches!(
+                refusal.code,
+                RefusalCode::UnknownNode | RefusalCode::UnknownService
+            ) =>
+        {
+            if let Ok(known) = known_nodes(connection) {
+                refusal
+                    .text
+                    .push_str(&format!("\nthe nodes are {}", known.join(", ")));
+            }
+            CliError::Refused(refusal)
+        }
+        other => other,
+    }
+}
+
+/// All services of the cluster. Nobody without the right to ask gets to know them.
+fn known_services(connection: &Connection) -> Result<Vec<String>, CliError> {
+    let entries = connection.local_kernel()?.ask(&Directory {})?.entries;
+    Ok(entries
         .iter()
         .map(|entry| entry.service.to_string())
-        .collect();
-    names.push(ServiceName::of_node(connection.node()).to_string());
-    let peers = kernel.ask(&Inventory {})?.peers;
-    names.extend(
-        peers
-            .iter()
-            .map(|peer| ServiceName::of_node(&peer.node).to_string()),
-    );
+        .collect())
+}
+
+/// All nodes of the cluster, likewise.
+fn known_nodes(connection: &Connection) -> Result<Vec<String>, CliError> {
+    let peers = connection.local_kernel()?.ask(&Inventory {})?.peers;
+    let mut names: Vec<String> = peers.iter().map(|peer| peer.node.to_string()).collect();
+    names.push(connection.node().to_string());
     names.sort();
-    names.dedup();
     Ok(names)
 }
 

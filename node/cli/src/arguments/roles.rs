@@ -26,6 +26,9 @@ pub struct NodeArgs {
     /// The node that holds the directory; the same on every node of the cluster [default: this node]
     #[arg(long, value_name = "NODE")]
     pub directory: Option<NodeName>,
+    /// Let debuggers look into the node's processes, and so into every message; shows in `weft ps`
+    #[arg(long)]
+    pub debuggable: bool,
     /// End cleanly when this process, which must be the parent, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub die_with_parent: Option<u32>,
@@ -65,9 +68,9 @@ pub struct GatewayArgs {
     /// UDP address for the other nodes
     #[arg(long, value_name = "ADDR")]
     pub listen: SocketAddr,
-    /// Another node and where it listens
-    #[arg(long = "peer", value_name = "NODE=ADDR")]
-    pub peers: Vec<Peer>,
+    /// Let debuggers look into this process
+    #[arg(long)]
+    pub debuggable: bool,
 }
 
 /// `weft service`: started by a node daemon only, which hands it its socket as standard input.
@@ -75,6 +78,9 @@ pub struct GatewayArgs {
 pub struct ServiceArgs {
     /// Which of the programs that are built in
     pub program: String,
+    /// Let debuggers look into this process
+    #[arg(long)]
+    pub debuggable: bool,
 }
 
 /// `weft ca`.

@@ -34,6 +34,17 @@ struct Client {
     verdict: Verdict,
 }
 
+/// The daemons' pings in figures.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Pings {
+    /// Those that came back.
+    pub(crate) round_trips: Option<Summary>,
+    /// How many did not.
+    pub(crate) failed: u64,
+    /// Why the first of those did not.
+    pub(crate) error: Option<String>,
+}
+
 /// Everything that has happened so far.
 #[derive(Debug)]
 pub(crate) struct Collector {
@@ -49,6 +60,8 @@ pub(crate) struct Collector {
     recent_nanos: Vec<u64>,
     ping_nanos: Histogram<u64>,
     failed_pings: u64,
+    /// Why the first of them failed.
+    ping_error: Option<String>,
 }
 
 impl Collector {
@@ -79,6 +92,7 @@ impl Collector {
             recent_nanos: Vec::new(),
             ping_nanos: nanos_histogram(),
             failed_pings: 0,
+            ping_error: None,
         }
     }
 
@@ -113,8 +127,11 @@ impl Collector {
                 self.ping_nanos.saturating_record(nanos);
             }
             Event::Ping {
-                round_trip_nanos: Err(_),
-            } => self.failed_pings += 1,
+                round_trip_nanos: Err(error),
+            } => {
+                self.failed_pings += 1;
+                self.ping_error.get_or_insert_with(|| error.to_string());
+            }
         }
         None
     }
@@ -259,9 +276,13 @@ impl Collector {
             .map_or(0.0, |nanos| *nanos as f64 / 1e6)
     }
 
-    /// Round trips of the daemons' pings, and how many failed.
-    pub(crate) fn pings(&self) -> (Option<Summary>, u64) {
-        (summary(&self.ping_nanos), self.failed_pings)
+    /// Round trips of the daemons' pings, how many failed, and why the first of those did.
+    pub(crate) fn pings(&self) -> Pings {
+        Pings {
+            round_trips: summary(&self.ping_nanos),
+            failed: self.failed_pings,
+            error: self.ping_error.clone(),
+        }
     }
 
     /// What the report is made of.
@@ -382,8 +403,9 @@ mod tests {
         collector.take(Event::Ping {
             round_trip_nanos: Err(CliError::usage("x")),
         });
-        let (pings, failed) = collector.pings();
-        assert_eq!((pings.unwrap().count, failed), (1, 1));
+        let pings = collector.pings();
+        assert_eq!((pings.round_trips.unwrap().count, pings.failed), (1, 1));
+        assert_eq!(pings.error.as_deref(), Some("x"));
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Stage<'_> {
                 .now(|| format!("read back client {client} of {}", self.args.clients));
         }
         let digest_after = data::digest(&mut endpoint)?;
-        let (pings, failed_pings) = collector.pings();
+        let pings = collector.pings();
         let recording = collector.into_recording(connections.len(), digest_before, digest_after);
         let around = Surroundings {
             corpus: title,
@@ -157,7 +157,6 @@ impl Stage<'_> {
             load_seconds,
             latencies: recording.all_latencies(),
             pings,
-            failed_pings,
         };
         Ok((recording, around))
     }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::collect::Pings;
 use super::latency::Summary;
 use super::report::{ByPlace, ClientReport, MoveEntry, Report};
 use crate::output::{table, thousands};
@@ -17,10 +18,8 @@ pub(crate) struct Surroundings {
     pub(crate) load_seconds: f64,
     /// All clients together.
     pub(crate) latencies: ByPlace,
-    /// Round trips between the nodes' daemons.
-    pub(crate) pings: Option<Summary>,
-    /// Pings that failed.
-    pub(crate) failed_pings: u64,
+    /// What the nodes' daemons said to each other.
+    pub(crate) pings: Pings,
 }
 
 /// The whole report for a terminal.
@@ -52,16 +51,20 @@ fn write_all(out: &mut String, report: &Report, around: &Surroundings) -> std::f
         "\nkernel messages  {} answered",
         thousands(report.kernel_messages)
     )?;
-    if around.failed_pings > 0 {
-        write!(out, ", {} failed", thousands(around.failed_pings))?;
-    }
-    if let Some(pings) = around.pings {
+    if let Some(trips) = around.pings.round_trips {
         write!(
             out,
             "; round trip p50 {} ms, p99 {} ms, max {} ms",
-            ms(pings.p50),
-            ms(pings.p99),
-            ms(pings.max)
+            ms(trips.p50),
+            ms(trips.p99),
+            ms(trips.max)
+        )?;
+    }
+    if let Some(error) = &around.pings.error {
+        write!(
+            out,
+            "\n                 {} failed: {error}",
+            thousands(around.pings.failed)
         )?;
     }
     writeln!(out, "\ndigest before    {}", report.digest_before)?;
@@ -212,8 +215,11 @@ mod tests {
             keys: 100_000,
             load_seconds: 1.5,
             latencies: recording.all_latencies(),
-            pings: None,
-            failed_pings: 2,
+            pings: Pings {
+                failed: 2,
+                error: Some("n3 is away".to_owned()),
+                ..Pings::default()
+            },
         };
         render(&recording.report(), &around)
     }
@@ -226,7 +232,8 @@ mod tests {
             "n1 > n2",
             "prepare",
             "sent 2,000, acknowledged 2,000, lost 0, duplicated 0, reordered 0",
-            "kernel messages  42 answered, 2 failed",
+            "kernel messages  42 answered",
+            "2 failed: n3 is away",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }

@@ -21,6 +21,10 @@ use crate::error::CliError;
 /// How long processes that still run may take to end by themselves.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The longest path of the directory, in bytes: a node's socket lies in it, and the path of a socket
+/// is at most 107 bytes long.
+const MAX_PATH_BYTES: usize = 107 - "/n9/weft.sock".len();
+
 /// The directory of one demo.
 #[derive(Debug)]
 pub(crate) struct Workspace {
@@ -36,6 +40,10 @@ impl Workspace {
             return Self::create_kept(path);
         }
         let name = format!("weft-demo-{}", std::process::id());
+        check_length(
+            &std::env::temp_dir().join(format!("{name}-99")),
+            "set TMPDIR to a shorter one",
+        )?;
         let path = (0..100)
             .map(|attempt| std::env::temp_dir().join(format!("{name}-{attempt}")))
             .find_map(|path| match DirBuilder::new().mode(0o700).create(&path) {
@@ -70,6 +78,10 @@ impl Workspace {
         if entries.next().is_some() {
             return Err(fail(&"the directory is not empty"));
         }
+        check_length(
+            &path.canonicalize().map_err(|error| fail(&error))?,
+            "name a shorter one",
+        )?;
         std::fs::set_permissions(path, Permissions::from_mode(0o700))
             .map_err(|error| fail(&error))?;
         Ok(Self {
@@ -92,6 +104,16 @@ impl Drop for Workspace {
             let _ = janitor.wait();
         }
     }
+}
+
+fn check_length(path: &Path, advice: &str) -> Result<(), CliError> {
+    if path.as_os_str().len() <= MAX_PATH_BYTES {
+        return Ok(());
+    }
+    Err(CliError::usage(format!(
+        "{} is too long a path for the sockets of the nodes (at most {MAX_PATH_BYTES} bytes): {advice}",
+        path.display()
+    )))
 }
 
 fn start_janitor(path: &Path) -> Result<Child, CliError> {
@@ -213,6 +235,14 @@ mod tests {
         let error = Workspace::create(Some(here)).unwrap_err();
         assert_eq!(error.exit(), crate::Exit::Usage);
         assert!(error.to_string().contains("not empty"), "{error}");
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_said_before_anything_starts() {
+        let long = format!("/tmp/{}", "x".repeat(100));
+        let error = check_length(Path::new(&long), "name a shorter one").unwrap_err();
+        assert!(error.to_string().contains("at most 94 bytes"), "{error}");
+        assert!(check_length(Path::new("/tmp/weft-demo-4194304-99"), "").is_ok());
     }
 
     #[test]
