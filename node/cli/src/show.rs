@@ -399,7 +399,7 @@ mod tests {
             domains: Vec::new(),
             services: vec![ServiceReport {
                 name: ServiceName::new("kv").unwrap(),
-                contract: weft_types::ContractName::new("kv").unwrap(),
+                contract: "kv".parse().unwrap(),
                 epoch: Epoch::new(3),
                 state: ServiceState::Committing,
                 restarts: 1,
