@@ -113,6 +113,8 @@ fn the_other_process() {
     };
     die_with_parent().unwrap();
     harden_process(false).unwrap();
+    let dumpable = rustix::process::dumpable_behavior().unwrap();
+    assert_eq!(dumpable, rustix::process::DumpableBehavior::NotDumpable);
     let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
     let side = SideSocket::from(socket);
     let start = receive_start(&side);
