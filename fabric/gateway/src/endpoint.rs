@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    ClientConfig, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout,
+    ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
+use ring::hmac;
 use weft_capability::{NodeIdentity, tls};
 use weft_types::LANES;
 
@@ -64,12 +65,44 @@ pub(crate) fn listen(
         _ => GatewayError::Listen { address, source },
     };
     let socket = UdpSocket::bind(address).map_err(failed)?;
-    let config = EndpointConfig::default();
+    let mut config = EndpointConfig::new(Arc::new(reset_key(identity)));
+    config.cid_generator(|| Box::new(RandomIds));
     let mut endpoint =
         Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }
+
+/// What lets a gateway that was restarted tell its peers so (a stateless reset): the same in every
+/// life of a node, and known to nobody else. Without it they wait for the idle timeout.
+fn reset_key(identity: &NodeIdentity) -> hmac::Key {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, identity.key().secret_der());
+    let derived = hmac::sign(&key, b"weft stateless reset 1");
+    hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref())
+}
+
+/// Connection ids without a secret of this process in them. Those of quinn have one, by which an
+/// endpoint drops the packets of its predecessor instead of answering them with a reset.
+struct RandomIds;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; CONNECTION_ID_BYTES];
+        getrandom::fill(&mut id).expect("the system gives random numbers");
+        ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Long enough that ids do not meet by chance.
+const CONNECTION_ID_BYTES: usize = 8;
 
 fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();

@@ -240,6 +240,12 @@ fn next_link() -> u64 {
     LINKS.fetch_add(1, Ordering::Relaxed)
 }
 
+/// Whether the peer has closed the connection because another one to us stays.
+pub(crate) fn is_duplicate(error: &quinn::ConnectionError) -> bool {
+    matches!(error, quinn::ConnectionError::ApplicationClosed(close)
+        if close.error_code == VarInt::from_u32(CloseCode::Duplicate as u32))
+}
+
 pub(crate) fn close(connection: &Connection, code: CloseCode, why: &str) {
     connection.close(VarInt::from_u32(code as u32), why.as_bytes());
 }

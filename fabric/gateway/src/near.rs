@@ -203,13 +203,39 @@ async fn open_first(
     let mut backoff = Backoff::new(OPEN_AGAIN.0, OPEN_AGAIN.1);
     for _ in 0..FOLLOW_MOVES {
         match open_at(shared, near, &node, epoch).await {
-            Err(refusal) if refusal.code == RefusalCode::Moved => {}
-            outcome => return outcome,
+            Err(NotOpened::Refused(refusal)) if refusal.code == RefusalCode::Moved => {}
+            // Not the service's word: the connection has made way for another one, mostly.
+            Err(NotOpened::Lost(_)) => {}
+            outcome => return outcome.map_err(NotOpened::into_refusal),
         }
         tokio::time::sleep(backoff.wait()).await;
         (node, epoch) = shared.home.locate(&near.channel.target).await?;
     }
-    open_at(shared, near, &node, epoch).await
+    open_at(shared, near, &node, epoch)
+        .await
+        .map_err(NotOpened::into_refusal)
+}
+
+/// Why a channel was not opened.
+enum NotOpened {
+    /// Something was said against it, or there is no connection to be had.
+    Refused(Refusal),
+    /// The connection was lost in between.
+    Lost(Refusal),
+}
+
+impl NotOpened {
+    fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) | Self::Lost(refusal) => refusal,
+        }
+    }
+}
+
+impl From<Refusal> for NotOpened {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 /// Opens the channel at this node, once.
@@ -218,16 +244,16 @@ async fn open_at(
     near: &Arc<Near>,
     node: &NodeName,
     epoch: Epoch,
-) -> Result<Opened, Refusal> {
+) -> Result<Opened, NotOpened> {
     let channel = &near.channel;
     if *node == shared.node {
-        return Err(Refusal::new(
+        return Err(NotOpened::Refused(Refusal::new(
             RefusalCode::Busy,
             format!(
                 "{} lives on this node: its node connects the client itself",
                 channel.target
             ),
-        ));
+        )));
     }
     let link = shared.link(node).await?;
     let slot = link.admit_channel()?;
@@ -261,15 +287,17 @@ async fn open_at(
         },
         resume,
     }));
-    let lost = |why: &str| unreachable_node(node, why);
+    let lost = |why: &str| NotOpened::Lost(unreachable_node(node, why));
     let answer = async {
         link.say(open)
             .await
             .map_err(|error| lost(&error.to_string()))?;
         tokio::select! {
-            answer = answered => answer.unwrap_or_else(|_| Err(dropped(channel.id))),
+            answer = answered => Ok(answer.unwrap_or_else(|_| Err(dropped(channel.id)))?),
             error = link.connection.closed() => Err(lost(&error.to_string())),
-            () = tokio::time::sleep(ANSWER_WITHIN) => Err(lost("it does not answer the open")),
+            () = tokio::time::sleep(ANSWER_WITHIN) => {
+                Err(unreachable_node(node, "it does not answer the open").into())
+            }
         }
     };
     match answer.await {
@@ -278,9 +306,9 @@ async fn open_at(
             attachment,
             _slot: slot,
         }),
-        Err(refusal) => {
+        Err(why) => {
             channel.end(attachment, Ending::Lost);
-            Err(refusal)
+            Err(why)
         }
     }
 }
@@ -380,7 +408,9 @@ async fn keep_carrying(
 
 async fn open_again(shared: &Arc<Shared>, near: &Arc<Near>) -> Result<Opened, Refusal> {
     let (node, epoch) = shared.home.locate(&near.channel.target).await?;
-    open_at(shared, near, &node, epoch).await
+    open_at(shared, near, &node, epoch)
+        .await
+        .map_err(NotOpened::into_refusal)
 }
 
 /// Whether an established channel is over with this refusal. Everything else is tried again for

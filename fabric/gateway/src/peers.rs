@@ -10,16 +10,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use quinn::Endpoint;
+use quinn::{Connection, Endpoint};
 use weft_capability::{NodeIdentity, tls};
 use weft_types::{NodeName, Refusal, RefusalCode};
 
 use crate::backoff::Backoff;
 use crate::home::{Home, PeerStatus};
-use crate::link::{CloseCode, HANDSHAKE_WITHIN, Link, LinkStreams};
+use crate::link::{CloseCode, HANDSHAKE_WITHIN, Link, LinkStreams, is_duplicate};
 
 /// The shortest and the longest wait between two dials of one node that does not answer.
 const DIAL_AGAIN: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// How long the connection that the peer says it prefers may take to appear here, and how often it
+/// is looked for.
+const OTHER_WITHIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The connections, and who is being dialled.
 pub(crate) struct Peers {
@@ -106,15 +111,39 @@ impl Peers {
         {
             Ok(fresh) => {
                 pace.backoff.reset();
+                let ours = fresh.link.connection.clone();
                 start(fresh);
-                self.get(node)
+                self.winner(node, &ours)
+                    .await
                     .ok_or_else(|| unreachable_node(node, "the connection ended at once"))
             }
-            Err(refusal) => {
-                pace.not_before = Instant::now() + pace.backoff.wait();
-                // It may have dialled us while it did not answer.
-                self.get(node).ok_or(refusal)
+            Err(NoLink { refusal, ours }) => {
+                let winner = match ours {
+                    Some(ours) => self.winner(node, &ours).await,
+                    // It may have dialled us while it did not answer.
+                    None => self.get(node),
+                };
+                winner.ok_or_else(|| {
+                    pace.not_before = Instant::now() + pace.backoff.wait();
+                    refusal
+                })
             }
+        }
+    }
+
+    /// The connection that stays after we have dialled: ours, or the one that the peer has dialled
+    /// at the same moment, which may still be saying hello.
+    async fn winner(&self, node: &NodeName, ours: &Connection) -> Option<Arc<Link>> {
+        let deadline = Instant::now() + OTHER_WITHIN;
+        loop {
+            if let Some(link) = self.get(node) {
+                return Some(link);
+            }
+            let lost_to_another = ours.close_reason().as_ref().is_some_and(is_duplicate);
+            if !lost_to_another || Instant::now() >= deadline {
+                return None;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -203,6 +232,13 @@ fn replaces(own: &NodeName, new: &Link, old: &Link) -> Option<CloseCode> {
     (new.dialled == ours_stays).then_some(CloseCode::Duplicate)
 }
 
+/// A dial that came to nothing.
+struct NoLink {
+    refusal: Refusal,
+    /// The last connection whose handshake was done.
+    ours: Option<Connection>,
+}
+
 async fn dial(
     node: &NodeName,
     endpoint: &Endpoint,
@@ -210,8 +246,12 @@ async fn dial(
     incarnation: u64,
     home: &dyn Home,
     tried: &Mutex<Option<SocketAddr>>,
-) -> Result<Fresh, Refusal> {
-    let addresses = home.address(node).await?;
+) -> Result<Fresh, NoLink> {
+    let mut ours = None;
+    let addresses = home.address(node).await.map_err(|refusal| NoLink {
+        refusal,
+        ours: None,
+    })?;
     let name = tls::server_name(identity.bundle(), node)
         .to_str()
         .into_owned();
@@ -236,12 +276,16 @@ async fn dial(
                 continue;
             }
         };
+        ours = Some(connection.clone());
         match Link::greet(connection, identity, incarnation, Some(node)).await {
             Ok((link, streams)) => return Ok(Fresh { link, streams }),
             Err(error) => why = format!("{address}: {error}"),
         }
     }
-    Err(unreachable_node(node, &why))
+    Err(NoLink {
+        refusal: unreachable_node(node, &why),
+        ours,
+    })
 }
 
 /// What is said of a node that cannot be reached.
