@@ -53,12 +53,15 @@ pub(crate) struct Shared {
     watcher: Watcher,
 }
 
+/// An answer of the node's, with what came beside it.
+type Answer = (Result<Vec<u8>, Refusal>, Vec<OwnedFd>);
+
 /// The channel to the dispatcher, and what came over it for threads that wait.
 #[derive(Debug)]
 struct Control {
     /// Gone once a service's own loop has taken it over.
     link: Option<Link>,
-    answers: HashMap<Sequence, (Result<Vec<u8>, Refusal>, Vec<OwnedFd>)>,
+    answers: HashMap<Sequence, Answer>,
     lost: Option<Refusal>,
 }
 
@@ -93,12 +96,13 @@ impl Domain {
             .as_fd()
             .try_clone_to_owned()
             .map_err(|error| system("standard input", error))?;
-        let bootstrap = SideSocket::try_from(socket).map_err(|error| {
-            Error::new(
+        let bootstrap = SideSocket::from(socket);
+        if bootstrap.peer_credentials().is_err() {
+            return Err(Error::new(
                 RefusalCode::Rejected,
-                format!("this process is started by a node (`weft run`), not by hand: {error}"),
-            )
-        })?;
+                "this process is started by a node (`weft run`), not by hand: its standard input is no socket to one",
+            ));
+        }
         Self::over(bootstrap, None)
     }
 
@@ -221,7 +225,7 @@ impl Domain {
         };
         let (opened, descriptors) = self.dispatch_with(&open, &[own.share()?], OPEN_TIMEOUT)?;
         let [half, side] = two(descriptors)?;
-        let side = SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+        let side = SideSocket::from(side);
         let (sender, receiver, swapper) = weft_local_ipc::connect(own, PeerHalf::open(half)?)?;
         let ChannelOpened { node, .. } = opened;
         entry.opened(swapper, side, node == self.shared.identity.node);
@@ -446,8 +450,7 @@ impl Shared {
             DomainRequest::SwapPeer(swap) => {
                 let entry = self.entry(swap.channel)?;
                 let [half, side] = two(descriptors)?;
-                let side =
-                    SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+                let side = SideSocket::from(side);
                 entry.swap(PeerHalf::open(half)?, side, swap.node == self.identity.node);
                 weft_contract::encode(&PeerSwapped {}, &mut reply)?;
             }
@@ -537,7 +540,7 @@ fn connect_links(own: Vec<OwnHalf>, descriptors: Vec<OwnedFd>) -> Result<Vec<Lin
         .zip(halves)
         .zip(sides)
         .map(|((own, half), side)| {
-            let side = SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+            let side = SideSocket::from(side);
             Link::new(own, PeerHalf::open(half)?, side)
         })
         .collect()

@@ -27,7 +27,7 @@ use weft_node_control::{
 use weft_types::{ChannelId, Lane, MessageKind, PerLane, Refusal, RefusalCode, Sequence};
 
 use crate::domain::{Domain, two};
-use crate::error::{Error, system};
+use crate::error::Error;
 use crate::link::{Incoming, Link, Request, encode_refusal};
 use crate::state::State;
 
@@ -448,8 +448,7 @@ where
             DomainRequest::AttachClient(attach) => return self.attach(attach, descriptors),
             DomainRequest::SwapPeer(swap) if self.client(swap.channel).is_some() => {
                 let [half, side] = two(descriptors)?;
-                let side =
-                    SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+                let side = SideSocket::from(side);
                 let half = PeerHalf::open(half)?;
                 if let Some(client) = self.client(swap.channel) {
                     client.swapper.swap(half);
@@ -552,7 +551,7 @@ where
             .map_err(|mismatch| Error::new(RefusalCode::TypeMismatch, mismatch.to_string()))?;
         let (start, stalled) = self.resume(&attach);
         let peer = PeerHalf::open(half)?;
-        let side = SideSocket::try_from(side).map_err(|error| system("side socket", error))?;
+        let side = SideSocket::from(side);
         let own = self.domain.new_half(Geometry::DEFAULT, start)?;
         let descriptor = own.share()?;
         let (sender, receiver, swapper) = weft_local_ipc::connect(own, peer)?;
@@ -619,7 +618,10 @@ where
         if last_round {
             self.require(Phase::Frozen)?;
         } else if index == 0 {
-            self.require(Phase::Active)?;
+            // Of a frozen service it is copied anew if the target has lost what it had.
+            if self.phase != Phase::Frozen {
+                self.require(Phase::Active)?;
+            }
             self.service.begin_copy();
         }
         let chunk = if last_round {

@@ -53,8 +53,9 @@ pub use memory::{
 };
 pub use moves::{
     DirectoryAnswer, DirectoryCommit, DirectoryLookup, DirectoryRegister, DirectoryRemove,
-    MoveAbandon, MoveAbandoned, MoveActivate, MoveActivated, MoveChannels, MoveChannelsStored,
-    MoveChunk, MoveChunkStored, MoveFinal, MovePrepare, MovePrepared, MoveReady, Owner,
+    MoveAbandon, MoveAbandoned, MoveActivate, MoveActivated, MoveAsk, MoveChannels,
+    MoveChannelsStored, MoveChunk, MoveChunkStored, MoveFinal, MovePrepare, MovePrepared,
+    MoveReady, MoveStanding, Owner,
 };
 pub use node::{
     Describe, DescribeReply, Directory, DirectoryReply, GrantInstalled, InstallGrant, Inventory,

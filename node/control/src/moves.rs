@@ -29,6 +29,8 @@ pub struct MovePrepare {
     pub from: NodeName,
     /// In which epoch.
     pub epoch: Epoch,
+    /// The move is committed, and the target lost the state: it starts over under the same id.
+    pub again: bool,
 }
 
 /// The instance waits for state.
@@ -122,6 +124,28 @@ pub struct MoveAbandon {
 /// Nothing is left of the move.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
 pub struct MoveAbandoned {}
+
+/// The target asks the source whether a move goes on, of which it has not heard for long.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct MoveAsk {
+    /// The move.
+    pub id: MoveId,
+    /// What moves.
+    pub service: ServiceName,
+    /// The source's epoch.
+    pub epoch: Epoch,
+}
+
+/// How the source stands to a move.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub enum MoveStanding {
+    /// It goes on.
+    GoesOn,
+    /// The source owns the service since exactly that epoch, and moves it no more.
+    Abandoned,
+    /// The source cannot tell: it may have submitted the commit in a former life.
+    Unknown,
+}
 
 /// Asks where a service lives.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]

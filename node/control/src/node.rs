@@ -7,8 +7,9 @@ use weft_types::{ClusterName, Epoch, NodeName, ServiceName};
 
 use crate::moves::{
     DirectoryAnswer, DirectoryCommit, DirectoryLookup, DirectoryRegister, DirectoryRemove,
-    MoveAbandon, MoveAbandoned, MoveActivate, MoveActivated, MoveChannels, MoveChannelsStored,
-    MoveChunk, MoveChunkStored, MoveFinal, MovePrepare, MovePrepared, MoveReady,
+    MoveAbandon, MoveAbandoned, MoveActivate, MoveActivated, MoveAsk, MoveChannels,
+    MoveChannelsStored, MoveChunk, MoveChunkStored, MoveFinal, MovePrepare, MovePrepared,
+    MoveReady, MoveStanding,
 };
 use crate::report::{
     ChannelReport, DirectoryEntry, DomainReport, LogRecord, MoveReport, PeerReport, Program,
@@ -197,6 +198,7 @@ contract! {
         MoveFinal => MoveReady,
         MoveActivate => MoveActivated,
         MoveAbandon => MoveAbandoned,
+        MoveAsk => MoveStanding,
         DirectoryLookup => DirectoryAnswer,
         DirectoryRegister => DirectoryAnswer,
         DirectoryCommit => DirectoryAnswer,

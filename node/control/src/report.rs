@@ -2,7 +2,7 @@
 
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
-use weft_types::{ChannelId, ContractName, DomainId, Epoch, NodeName, ServiceName};
+use weft_types::{ChannelId, DomainId, Epoch, NodeName, ServiceName};
 
 /// A process attached to a node.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema)]
@@ -39,8 +39,8 @@ pub enum DomainRole {
 pub struct ServiceReport {
     /// Its name.
     pub name: ServiceName,
-    /// What it understands.
-    pub contract: ContractName,
+    /// What it understands, with its version (`kv v1`); empty until the service has registered.
+    pub contract: String,
     /// The epoch of this instance.
     pub epoch: Epoch,
     /// How far it is.

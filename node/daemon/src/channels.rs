@@ -1,0 +1,332 @@
+//! The channels of this node: who holds each end, and how an end is replaced.
+//!
+//! The node is not on the path of any message. It connects two ends and keeps the descriptor of
+//! each half, so that it can read the cursors of the dead and hand the half of the living to a
+//! successor. Everything that happens to a running channel (the service restarts, moves away,
+//! arrives; the gateway restarts) is one operation here: the server's end is replaced, and the
+//! client is given the new one.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use weft_contract::TypeTable;
+use weft_local_ipc::{PeerHalf, SideSocket};
+use weft_node_control::{
+    AttachClient, Caller, CarryResume, Domain as DomainContract, Gateway, PeerGone, Resume,
+    SwapLocal, SwapPeer,
+};
+use weft_types::{
+    ChannelId, DomainId, Epoch, Lane, NodeName, PerLane, Refusal, RefusalCode, ServiceName,
+};
+
+use crate::line::Line;
+use crate::node::Node;
+
+/// How long a domain or the gateway may take to attach or swap an end.
+pub(crate) const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who holds an end.
+#[derive(Clone)]
+pub(crate) enum Party {
+    /// A process of this node.
+    Domain(DomainId),
+    /// The gateway, in place of somebody on another node.
+    Gateway,
+    /// The node daemon itself.
+    Node(Line),
+}
+
+impl Party {
+    pub(crate) fn describe(&self, node: &Node) -> String {
+        match self {
+            Self::Domain(id) => node.domains.borrow().get(id).map_or_else(
+                || id.to_string(),
+                |domain| format!("{} ({id})", domain.name),
+            ),
+            Self::Gateway => "gateway".to_owned(),
+            Self::Node(_) => "node".to_owned(),
+        }
+    }
+
+    pub(crate) fn is_domain(&self, id: DomainId) -> bool {
+        matches!(self, Self::Domain(own) if *own == id)
+    }
+}
+
+/// One end: who holds it, and its half of the channel.
+pub(crate) struct End {
+    pub(crate) party: Party,
+    pub(crate) half: OwnedFd,
+}
+
+/// A channel with an end on this node.
+pub(crate) struct Channel {
+    pub(crate) id: ChannelId,
+    pub(crate) target: ServiceName,
+    pub(crate) holder: Caller,
+    pub(crate) table: TypeTable,
+    /// The most urgent lane that the capability allows.
+    pub(crate) ceiling: Lane,
+    /// The epoch of the service at the other end.
+    pub(crate) epoch: Cell<Epoch>,
+    /// The node of the service.
+    pub(crate) node: RefCell<NodeName>,
+    pub(crate) client: RefCell<End>,
+    pub(crate) server: RefCell<End>,
+}
+
+impl Channel {
+    /// Who holds it.
+    pub(crate) fn caller(&self) -> Caller {
+        self.holder.clone()
+    }
+
+    /// A copy of the client's half, to hand to a server.
+    pub(crate) fn client_half(&self) -> Result<OwnedFd, Refusal> {
+        duplicate(&self.client.borrow().half)
+    }
+
+    /// A copy of the server's half.
+    pub(crate) fn server_half(&self) -> Result<OwnedFd, Refusal> {
+        duplicate(&self.server.borrow().half)
+    }
+
+    pub(crate) fn server_is(&self, id: DomainId) -> bool {
+        self.server.borrow().party.is_domain(id)
+    }
+
+    pub(crate) fn server_is_gateway(&self) -> bool {
+        matches!(self.server.borrow().party, Party::Gateway)
+    }
+
+    pub(crate) fn client_is_gateway(&self) -> bool {
+        matches!(self.client.borrow().party, Party::Gateway)
+    }
+
+    /// Where a gateway goes on that takes the server's end from whoever has it now: what the client
+    /// has sent and is not done, and what it has been answered.
+    pub(crate) fn carry_resume(&self) -> Result<CarryResume, Refusal> {
+        let server = open_half(self.server_half()?)?;
+        let cursors = server.cursors();
+        Ok(CarryResume {
+            incoming: PerLane::from_fn(|lane| cursors[lane].done),
+            outgoing: PerLane::from_fn(|lane| server.published(lane)),
+        })
+    }
+
+    /// Where a service goes on whose predecessor on this node has died: what that had taken and not
+    /// finished is unknown.
+    pub(crate) fn restart_resume(&self) -> Result<Resume, Refusal> {
+        let dead = open_half(self.server_half()?)?;
+        let cursors = dead.cursors();
+        let unknown = Lane::ALL
+            .into_iter()
+            .filter(|lane| cursors[*lane].done < cursors[*lane].taken)
+            .map(|lane| (lane, cursors[lane].done, cursors[lane].taken))
+            .collect();
+        Ok(Resume {
+            incoming: PerLane::from_fn(|lane| cursors[lane].taken),
+            unknown,
+            outgoing: PerLane::from_fn(|lane| dead.published(lane)),
+        })
+    }
+}
+
+/// All channels with an end on this node.
+#[derive(Default)]
+pub(crate) struct Channels {
+    by_id: RefCell<HashMap<ChannelId, Rc<Channel>>>,
+}
+
+impl Channels {
+    pub(crate) fn get(&self, id: ChannelId) -> Option<Rc<Channel>> {
+        self.by_id.borrow().get(&id).cloned()
+    }
+
+    pub(crate) fn insert(&self, channel: Channel) -> Rc<Channel> {
+        let channel = Rc::new(channel);
+        self.by_id
+            .borrow_mut()
+            .insert(channel.id, Rc::clone(&channel));
+        channel
+    }
+
+    pub(crate) fn remove(&self, id: ChannelId) -> Option<Rc<Channel>> {
+        self.by_id.borrow_mut().remove(&id)
+    }
+
+    /// The channels for which `which` holds, in the order of their ids.
+    pub(crate) fn select(&self, which: impl Fn(&Channel) -> bool) -> Vec<Rc<Channel>> {
+        let mut selected: Vec<_> = self
+            .by_id
+            .borrow()
+            .values()
+            .filter(|channel| which(channel))
+            .cloned()
+            .collect();
+        selected.sort_by_key(|channel| channel.id);
+        selected
+    }
+}
+
+impl Node {
+    /// Attaches `client_half` to the service in `server`: gives the service's half and the client's
+    /// end of the side socket.
+    pub(crate) async fn attach_to_service(
+        &self,
+        server: DomainId,
+        attach: AttachClient,
+        client_half: OwnedFd,
+    ) -> Result<(OwnedFd, OwnedFd), Refusal> {
+        let line = self.domain_line(server)?;
+        let (near, far) = side_pair()?;
+        let (_, mut descriptors) = line
+            .ask::<DomainContract, _>(&attach, &[client_half, near], ATTACH_TIMEOUT)
+            .await?;
+        let half = descriptors
+            .pop()
+            .filter(|_| descriptors.is_empty())
+            .ok_or_else(|| {
+                Refusal::new(
+                    RefusalCode::PeerFault,
+                    "the service gave no half of the channel",
+                )
+            })?;
+        Ok((half, far))
+    }
+
+    /// Gives the client of `channel` its new peer: `party` with `half`, reached by `side`.
+    ///
+    /// # Errors
+    ///
+    /// If the client cannot be told; then it is dying, and the channel with it.
+    pub(crate) async fn replace_server(
+        &self,
+        channel: &Channel,
+        party: Party,
+        half: OwnedFd,
+        side: OwnedFd,
+        node: NodeName,
+        epoch: Epoch,
+    ) -> Result<(), Refusal> {
+        let shown = duplicate(&half)?;
+        *channel.server.borrow_mut() = End { party, half };
+        *channel.node.borrow_mut() = node.clone();
+        channel.epoch.set(epoch);
+        let client = channel.client.borrow().party.clone();
+        match client {
+            Party::Domain(id) => {
+                let swap = SwapPeer {
+                    channel: channel.id,
+                    epoch,
+                    node,
+                };
+                self.domain_line(id)?
+                    .ask::<DomainContract, _>(&swap, &[shown, side], ATTACH_TIMEOUT)
+                    .await?;
+            }
+            Party::Gateway => {
+                let swap = SwapLocal {
+                    channel: channel.id,
+                };
+                self.gateway_line()
+                    .await?
+                    .ask::<Gateway, _>(&swap, &[shown, side], ATTACH_TIMEOUT)
+                    .await?;
+            }
+            Party::Node(line) => {
+                line.swap(open_half(shown)?, SideSocket::from(side));
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes a channel for good: its client is told why, its server that nobody is there any more.
+    pub(crate) async fn close_channel(&self, id: ChannelId, refusal: Refusal) {
+        let Some(channel) = self.channels.remove(id) else {
+            return;
+        };
+        tracing::debug!(channel = %id, target = %channel.target, %refusal, "closed");
+        self.tell_client_closed(&channel, refusal).await;
+        self.tell_server_closed(&channel).await;
+    }
+
+    /// Tells the client of a channel that is no more in the table that it is closed.
+    pub(crate) async fn tell_client_closed(&self, channel: &Channel, refusal: Refusal) {
+        let client = channel.client.borrow().party.clone();
+        match client {
+            Party::Domain(id) => {
+                if let Ok(line) = self.domain_line(id) {
+                    let gone = PeerGone {
+                        channel: channel.id,
+                        refusal,
+                    };
+                    let told = line
+                        .ask::<DomainContract, _>(&gone, &[], ATTACH_TIMEOUT)
+                        .await;
+                    note_failure(told, channel.id, "its client could not be told");
+                }
+            }
+            Party::Gateway => self.drop_carried(channel.id, Some(refusal)).await,
+            Party::Node(line) => line.close(refusal),
+        }
+    }
+
+    /// Tells the server of a channel that is no more in the table that its client is gone.
+    pub(crate) async fn tell_server_closed(&self, channel: &Channel) {
+        let server = channel.server.borrow().party.clone();
+        match server {
+            Party::Domain(id) => {
+                if let Ok(line) = self.domain_line(id) {
+                    let detach = weft_node_control::DetachClient {
+                        channel: channel.id,
+                    };
+                    let told = line
+                        .ask::<DomainContract, _>(&detach, &[], ATTACH_TIMEOUT)
+                        .await;
+                    note_failure(told, channel.id, "its service could not be told");
+                }
+            }
+            Party::Gateway => self.drop_carried(channel.id, None).await,
+            Party::Node(line) => line.close(Refusal::new(
+                RefusalCode::Closed,
+                "the client has closed the channel",
+            )),
+        }
+    }
+}
+
+fn note_failure<T>(told: Result<T, Refusal>, channel: ChannelId, what: &str) {
+    if let Err(refusal) = told {
+        tracing::debug!(%channel, %refusal, "{what}");
+    }
+}
+
+/// A half that some process gave us, checked.
+pub(crate) fn open_half(half: OwnedFd) -> Result<PeerHalf, Refusal> {
+    PeerHalf::open(half).map_err(|error| {
+        Refusal::new(
+            RefusalCode::PeerFault,
+            format!("not a half of a channel: {error}"),
+        )
+    })
+}
+
+/// A socket pair to run beside a channel.
+pub(crate) fn side_pair() -> Result<(OwnedFd, OwnedFd), Refusal> {
+    let (near, far) = SideSocket::pair()
+        .map_err(|error| Refusal::new(RefusalCode::Internal, format!("socket pair: {error}")))?;
+    Ok((near.into(), far.into()))
+}
+
+pub(crate) fn duplicate(descriptor: &OwnedFd) -> Result<OwnedFd, Refusal> {
+    descriptor.try_clone().map_err(|error| {
+        Refusal::new(
+            RefusalCode::Internal,
+            format!("no descriptor left: {error}; raise the limit of open files (`ulimit -n`)"),
+        )
+    })
+}

@@ -1,0 +1,532 @@
+//! The node's side of its gateway: what the gateway asks, and what it is told.
+//!
+//! The gateway is a process like any other, and may die like any other: its successor gets every
+//! channel that it carried, from the descriptors that the node has kept.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use weft::{Contract, Request};
+use weft_local_ipc::Start;
+use weft_node_control::{
+    AttachClient, Caller, Carry, Drop as DropCarried, Gateway, GatewayHome, GatewayHomeRequest,
+    GatewayReady, InboundCloseNoted, InboundClosed, InboundOpened, InboundStart, InboundStarted,
+    Located, LostNoted, OpenInbound, PeerReport, Peers, ReadyNoted, Resolve, Resolved,
+    ServiceMoved, ServiceState,
+};
+use weft_types::{
+    ChannelId, DomainId, Epoch, Lane, NodeName, PerLane, Refusal, RefusalCode, ServiceName,
+};
+
+use crate::channels::{ATTACH_TIMEOUT, Channel, End, Party, duplicate, open_half};
+use crate::domains::new_link_from;
+use crate::line::{Answer, Line, reply, reply_with};
+use crate::node::{NewServer, Node};
+
+/// How long to wait for a gateway that is being started again.
+const GATEWAY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two attempts to start the gateway.
+const RESTART_DELAY: Duration = Duration::from_millis(200);
+
+/// Serves one request of the gateway.
+pub(crate) fn serve(node: &Rc<Node>, _gateway: DomainId, line: Line, mut request: Request) {
+    let descriptors = std::mem::take(&mut request.descriptors);
+    let message = match GatewayHome::decode(request.index, &request.body) {
+        Ok(message) => message,
+        Err(error) => return line.answer(&request, Err(weft::Error::from(error).into())),
+    };
+    let node = Rc::clone(node);
+    line.answer_with(
+        request,
+        async move { answer(&node, message, descriptors).await },
+    );
+}
+
+async fn answer(node: &Rc<Node>, message: GatewayHomeRequest, descriptors: Vec<OwnedFd>) -> Answer {
+    match message {
+        GatewayHomeRequest::GatewayReady(GatewayReady { address }) => {
+            node.log.note(format!("the gateway listens on {address}"));
+            node.gateway_ready.notify_one();
+            reply(&ReadyNoted {})
+        }
+        GatewayHomeRequest::Locate(locate) => {
+            let (at, epoch) = node.locate(&locate.service).await?;
+            reply(&Located { node: at, epoch })
+        }
+        GatewayHomeRequest::Resolve(Resolve { node: peer }) => reply(&Resolved {
+            addresses: node
+                .resolve(&peer)
+                .await?
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        }),
+        GatewayHomeRequest::InboundStart(start) => {
+            let start = node.inbound_start(&start).await?;
+            reply(&InboundStarted { start })
+        }
+        GatewayHomeRequest::OpenInbound(open) => node.open_inbound(open, descriptors).await,
+        GatewayHomeRequest::InboundClosed(InboundClosed { channel }) => {
+            if let Some(channel) = node
+                .channels
+                .get(channel)
+                .filter(|channel| channel.client_is_gateway())
+            {
+                node.channels.remove(channel.id);
+                node.tell_server_closed(&channel).await;
+            }
+            reply(&InboundCloseNoted {})
+        }
+        GatewayHomeRequest::ChannelLost(lost) => {
+            if let Some(channel) = node
+                .channels
+                .get(lost.channel)
+                .filter(|channel| channel.server_is_gateway())
+            {
+                node.channels.remove(channel.id);
+                node.tell_client_closed(&channel, lost.refusal).await;
+            }
+            reply(&LostNoted {})
+        }
+    }
+}
+
+impl Node {
+    /// The line to the gateway; waits for one that is being started.
+    pub(crate) async fn gateway_line(&self) -> Result<Line, Refusal> {
+        let mut gateway = self.gateway.subscribe();
+        let found = timeout(GATEWAY_TIMEOUT, gateway.wait_for(Option::is_some)).await;
+        match found {
+            Ok(Ok(gateway)) => gateway.as_ref().map(|gateway| gateway.dispatcher.clone()),
+            _ => None,
+        }
+        .ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::Unreachable,
+                format!("the gateway of {} does not run; see its log", self.name()),
+            )
+        })
+    }
+
+    /// A channel that the gateway carries for a domain of this node.
+    pub(crate) fn carried(&self, id: ChannelId) -> Result<Carried, Refusal> {
+        if let Some(opening) = self.opening.borrow().get(&id) {
+            return Ok(opening.clone());
+        }
+        self.channels
+            .get(id)
+            .filter(|channel| channel.server_is_gateway())
+            .map(|channel| Carried {
+                holder: channel.holder.name.clone(),
+                target: channel.target.clone(),
+                table: channel.table.clone(),
+            })
+            .ok_or_else(|| {
+                Refusal::new(
+                    RefusalCode::NotHolder,
+                    format!("{id} is not held by a domain of this node"),
+                )
+            })
+    }
+
+    /// The addresses at which another node may be reached, looked up anew each time.
+    async fn resolve(&self, peer: &NodeName) -> Result<Vec<SocketAddr>, Refusal> {
+        self.known_node(peer)?;
+        let Some(address) = self.config.peers.get(peer).cloned() else {
+            return Err(Refusal::new(
+                RefusalCode::UnknownNode,
+                format!("{peer} is this node itself"),
+            ));
+        };
+        // The system's resolver blocks, so it gets a thread.
+        let looked_up = address.clone();
+        let found =
+            tokio::task::spawn_blocking(move || looked_up.to_socket_addrs().map(Iterator::collect))
+                .await
+                .map_err(|error| error.to_string())
+                .and_then(|found: std::io::Result<Vec<_>>| {
+                    found.map_err(|error| error.to_string())
+                });
+        match found {
+            Ok(addresses) if !addresses.is_empty() => Ok(addresses),
+            Ok(_) => Err(Refusal::new(
+                RefusalCode::Unreachable,
+                format!("{peer} at {address} has no address"),
+            )),
+            Err(error) => Err(Refusal::new(
+                RefusalCode::Unreachable,
+                format!("{peer} at {address}: {error}"),
+            )),
+        }
+    }
+
+    /// Whether this node serves a service in this epoch, and where a channel stands that it knows.
+    async fn inbound_start(
+        &self,
+        start: &InboundStart,
+    ) -> Result<Option<weft_node_control::StartAt>, Refusal> {
+        self.serves(&start.target, start.epoch)?;
+        if let Some(channel) = self.channels.get(start.channel) {
+            // The gateway that carried it is gone. Its half says how far it had come.
+            let former = open_half(duplicate(&channel.client.borrow().half)?)?;
+            let cursors = former.cursors();
+            return Ok(Some(weft_node_control::StartAt {
+                outgoing: PerLane::from_fn(|lane| former.published(lane)),
+                incoming: PerLane::from_fn(|lane| cursors[lane].done),
+            }));
+        }
+        let arrived = self
+            .service(&start.target)
+            .and_then(|service| service.arrived(start.channel));
+        Ok(arrived)
+    }
+
+    /// Whether a service is here, in this very epoch.
+    fn serves(&self, target: &ServiceName, epoch: Epoch) -> Result<(), Refusal> {
+        if let Some(node) = target.as_node() {
+            return if self.is_own(&node) {
+                Ok(())
+            } else {
+                Err(Refusal::new(
+                    RefusalCode::UnknownService,
+                    format!("this is {}, not {node}", self.name()),
+                ))
+            };
+        }
+        let not_here = |code| {
+            Refusal::new(
+                code,
+                format!("{target} does not live on {} in {epoch}", self.name()),
+            )
+        };
+        let service = self
+            .service(target)
+            .ok_or_else(|| not_here(RefusalCode::Moved))?;
+        match service.state.get() {
+            // It will be here in a moment, or its move is called off.
+            ServiceState::Incoming
+            | ServiceState::Starting
+            | ServiceState::Frozen
+            | ServiceState::Committing => Err(not_here(RefusalCode::Busy)),
+            ServiceState::Active if service.epoch.get() == epoch => Ok(()),
+            ServiceState::Active | ServiceState::Stopping => Err(not_here(RefusalCode::Moved)),
+            ServiceState::Failed => Err(Refusal::new(
+                RefusalCode::Unreachable,
+                format!(
+                    "{target} has failed on {}: {}",
+                    self.name(),
+                    service.detail.borrow()
+                ),
+            )),
+        }
+    }
+
+    /// Attaches the gateway's half to a service of this node, for a client of another.
+    async fn open_inbound(
+        self: &Rc<Self>,
+        open: OpenInbound,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Answer {
+        self.serves(&open.target, open.epoch)?;
+        let half = descriptors
+            .pop()
+            .filter(|_| descriptors.is_empty())
+            .ok_or_else(|| {
+                Refusal::new(
+                    RefusalCode::Malformed,
+                    "an inbound open comes with the gateway's half",
+                )
+            })?;
+        if let Some(channel) = self.channels.get(open.channel) {
+            return self.reopen_inbound(&channel, half).await;
+        }
+        let OpenInbound {
+            channel,
+            caller,
+            target,
+            table,
+            resume,
+            ceiling,
+            ..
+        } = open;
+        let shown = duplicate(&half)?;
+        let server = if target.as_node().is_some() {
+            if resume.is_some() {
+                return Err(state_lost(&target));
+            }
+            self.serve_kernel(&caller, &table, shown)?
+        } else {
+            self.attach_inbound(channel, &target, &caller, &table, ceiling, shown)
+                .await?
+        };
+        let epoch = self
+            .service(&target)
+            .map_or(Epoch::FIRST, |service| service.epoch.get());
+        let opened = self.channels.insert(Channel {
+            id: channel,
+            target,
+            holder: caller,
+            table,
+            ceiling,
+            epoch: epoch.into(),
+            node: self.name().clone().into(),
+            client: End {
+                party: Party::Gateway,
+                half,
+            }
+            .into(),
+            server: End {
+                party: server.party,
+                half: server.half,
+            }
+            .into(),
+        });
+        reply_with(
+            &InboundOpened { epoch },
+            vec![opened.server_half()?, server.side],
+        )
+    }
+
+    async fn attach_inbound(
+        &self,
+        channel: ChannelId,
+        target: &ServiceName,
+        caller: &Caller,
+        table: &weft_contract::TypeTable,
+        ceiling: Lane,
+        half: OwnedFd,
+    ) -> Result<NewServer, Refusal> {
+        let service = self.service(target).ok_or_else(|| state_lost(target))?;
+        let _gate = service.gate.read().await;
+        let server = service.instance().ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::Busy,
+                format!("{target} is being started on {}", self.name()),
+            )
+        })?;
+        let attach = AttachClient {
+            channel,
+            caller: caller.clone(),
+            table: table.clone(),
+            epoch: service.epoch.get(),
+            resume: None,
+            ceiling,
+        };
+        let (half, side) = self.attach_to_service(server, attach, half).await?;
+        service.forget_arrived(channel);
+        Ok(NewServer {
+            party: Party::Domain(server),
+            half,
+            side,
+        })
+    }
+
+    /// A channel that a former gateway carried: the service gets the new gateway's half.
+    async fn reopen_inbound(&self, channel: &Channel, half: OwnedFd) -> Answer {
+        let (near, far) = crate::channels::side_pair()?;
+        let server = channel.server.borrow().party.clone();
+        let shown = duplicate(&half)?;
+        match server {
+            Party::Domain(id) => {
+                let swap = weft_node_control::SwapPeer {
+                    channel: channel.id,
+                    epoch: channel.epoch.get(),
+                    node: channel.holder.node.clone(),
+                };
+                self.domain_line(id)?
+                    .ask::<weft_node_control::Domain, _>(&swap, &[shown, near], ATTACH_TIMEOUT)
+                    .await?;
+            }
+            Party::Node(line) => {
+                line.swap(open_half(shown)?, weft_local_ipc::SideSocket::from(near))
+            }
+            Party::Gateway => {
+                return Err(Refusal::new(
+                    RefusalCode::AlreadyThere,
+                    format!("{} leads elsewhere", channel.id),
+                ));
+            }
+        }
+        *channel.client.borrow_mut() = End {
+            party: Party::Gateway,
+            half,
+        };
+        reply_with(
+            &InboundOpened {
+                epoch: channel.epoch.get(),
+            },
+            vec![channel.server_half()?, far],
+        )
+    }
+
+    /// Has the gateway forget a channel.
+    pub(crate) async fn drop_carried(&self, channel: ChannelId, refusal: Option<Refusal>) {
+        let Ok(gateway) = self.gateway_line().await else {
+            return;
+        };
+        let dropped = gateway
+            .ask::<Gateway, _>(&DropCarried { channel, refusal }, &[], ATTACH_TIMEOUT)
+            .await;
+        if let Err(refusal) = dropped {
+            tracing::debug!(%channel, %refusal, "the gateway did not drop a channel");
+        }
+    }
+
+    /// Tells the gateway that a service lives elsewhere now: clients of other nodes go there.
+    pub(crate) async fn tell_moved(
+        &self,
+        service: &ServiceName,
+        node: &NodeName,
+        epoch: Epoch,
+    ) -> Result<(), Refusal> {
+        let moved = ServiceMoved {
+            service: service.clone(),
+            node: node.clone(),
+            epoch,
+        };
+        self.gateway_line()
+            .await?
+            .ask::<Gateway, _>(&moved, &[], ATTACH_TIMEOUT)
+            .await
+            .map(|_| ())
+    }
+
+    /// The other nodes, as the gateway sees them.
+    pub(crate) async fn peers(&self) -> Vec<PeerReport> {
+        let Ok(gateway) = self.gateway_line().await else {
+            return Vec::new();
+        };
+        match gateway
+            .ask::<Gateway, _>(&Peers {}, &[], ATTACH_TIMEOUT)
+            .await
+        {
+            Ok((list, _)) => list.peers,
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Starts the gateway, and starts it again whenever it dies.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be started the first time: a port in use, most likely.
+    pub(crate) async fn run_gateway(self: &Rc<Self>) -> Result<(), Refusal> {
+        let (gateway, mut process) = self.launch_gateway().await?;
+        tokio::select! {
+            () = self.gateway_ready.notified() => {}
+            ended = process.ended() => {
+                return Err(Refusal::new(RefusalCode::Rejected, format!("the gateway {ended}")));
+            }
+        }
+        self.gateway.send_replace(Some(gateway));
+        let node = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            loop {
+                let ended = process.ended().await;
+                if node.stopping.get() {
+                    return;
+                }
+                node.gateway.send_replace(None);
+                node.log
+                    .warn(format!("the gateway {ended}; it is started again"));
+                process = loop {
+                    match node.launch_gateway().await {
+                        Ok((gateway, process)) => {
+                            node.gateway_ready.notified().await;
+                            node.gateway.send_replace(Some(gateway));
+                            break process;
+                        }
+                        Err(refusal) => node
+                            .log
+                            .warn(format!("the gateway could not be started: {refusal}")),
+                    }
+                    sleep(RESTART_DELAY).await;
+                };
+                node.carry_again().await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Gives a new gateway the channels that the last one carried for domains of this node. Those of
+    /// other nodes' clients are opened again by their own gateways.
+    async fn carry_again(self: &Rc<Self>) {
+        for channel in self.channels.select(Channel::server_is_gateway) {
+            let carried = async {
+                let (node, epoch) = (channel.node.borrow().clone(), channel.epoch.get());
+                let resume = channel.carry_resume()?;
+                self.carry_on(&channel, node, epoch, resume).await
+            };
+            if let Err(refusal) = carried.await {
+                self.log.warn(format!(
+                    "{} to {} is lost with the gateway: {refusal}",
+                    channel.id, channel.target
+                ));
+                self.close_channel(channel.id, refusal).await;
+            }
+        }
+    }
+
+    /// Has the gateway carry a channel that exists, and gives its client the gateway as its peer.
+    pub(crate) async fn carry_on(
+        &self,
+        channel: &Channel,
+        node: NodeName,
+        epoch: Epoch,
+        resume: weft_node_control::CarryResume,
+    ) -> Result<(), Refusal> {
+        let carry = Carry {
+            channel: channel.id,
+            target: channel.target.clone(),
+            holder: channel.holder.name.clone(),
+            node: node.clone(),
+            epoch,
+            table: channel.table.clone(),
+            resume: Some(resume),
+        };
+        let NewServer { party, half, side } = self.carry_as(carry, channel.client_half()?).await?;
+        self.replace_server(channel, party, half, side, node, epoch)
+            .await
+    }
+
+    /// Serves the node's own contract to whoever holds `half`.
+    pub(crate) fn serve_kernel(
+        self: &Rc<Self>,
+        caller: &Caller,
+        table: &weft_contract::TypeTable,
+        half: OwnedFd,
+    ) -> Result<NewServer, Refusal> {
+        let types = weft_contract::negotiate(&weft_node_control::NodeControl::table(), table)?;
+        let (link, own, side) = new_link_from(half, Start::default())?;
+        let (node, caller) = (Rc::downgrade(self), caller.clone());
+        let line = Line::open(link, &self.watcher, move |line, request| {
+            if let Some(node) = node.upgrade() {
+                crate::control::serve(&node, &types, &caller, line, request);
+            }
+        });
+        Ok(NewServer {
+            party: Party::Node(line),
+            half: own,
+            side,
+        })
+    }
+}
+
+/// A channel that the gateway carries, as far as a proof needs it.
+#[derive(Clone)]
+pub(crate) struct Carried {
+    pub(crate) holder: ServiceName,
+    pub(crate) target: ServiceName,
+    pub(crate) table: weft_contract::TypeTable,
+}
+
+fn state_lost(target: &ServiceName) -> Refusal {
+    Refusal::new(
+        RefusalCode::OutcomeUnknown,
+        format!("{target} was started anew without its former channels; open another"),
+    )
+}

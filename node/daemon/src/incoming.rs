@@ -1,0 +1,639 @@
+//! A move of which this node is the target: does what `weft_protocol::moving::MoveTarget` decides.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep_until, timeout};
+use weft_node_control::{
+    AttachClient, Caller, ChannelState, Digest, Domain as DomainContract, LoadChannels, LoadState,
+    MoveActivate, MoveActivated, MoveAsk, MoveChannels, MoveChunk, MoveFinal, MovePrepare,
+    MoveStanding, NodeControl, ServiceState,
+};
+use weft_protocol::moving::{
+    Command, DirectoryError, MoveTarget, StateDigest, TargetAction, TargetInput, TargetState,
+};
+use weft_types::{ChannelId, DomainId, MoveId, Refusal, RefusalCode};
+
+use crate::channels::{ATTACH_TIMEOUT, Party};
+use crate::directory::owner;
+use crate::durable;
+use crate::node::Node;
+use crate::supervisor::{Launched, Service};
+
+/// How long a source's question may wait for the machine's word. The source asks again.
+const WORD_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How many activations are remembered across a restart of this node, the latest of each service's
+/// first. A source asks about its latest move only.
+const REMEMBERED: usize = 256;
+
+/// How many moves are kept that are over.
+const KEPT: usize = 64;
+
+/// One move of which this node is the target.
+pub(crate) struct IncomingMove {
+    node: Weak<Node>,
+    prepare: MovePrepare,
+    service: Rc<Service>,
+    inputs: mpsc::UnboundedSender<TargetInput>,
+    state: RefCell<TargetState>,
+    launched: RefCell<Option<Launched>>,
+    /// The channels that came with the state, whole.
+    channels: RefCell<BTreeMap<ChannelId, ChannelState>>,
+    waiting: RefCell<Waiting>,
+}
+
+/// Who waits for the machine's word, by what they asked.
+#[derive(Default)]
+struct Waiting {
+    prepared: Vec<oneshot::Sender<Result<(), Refusal>>>,
+    stored: Vec<oneshot::Sender<Result<StateDigest, Refusal>>>,
+    activated: Vec<oneshot::Sender<Result<MoveActivated, Refusal>>>,
+}
+
+/// What `moves.json` holds: activations that have happened here, the latest last.
+#[derive(Default, Serialize, Deserialize)]
+struct Activations {
+    moves: Vec<MoveId>,
+}
+
+impl Node {
+    /// The move whose instance is this process.
+    pub(crate) fn incoming_instance(&self, domain: DomainId) -> Option<Rc<IncomingMove>> {
+        self.incoming
+            .borrow()
+            .values()
+            .find(|incoming| incoming.instance() == Some(domain))
+            .cloned()
+    }
+
+    fn incoming_move(&self, id: MoveId) -> Result<Rc<IncomingMove>, Refusal> {
+        self.incoming.borrow().get(&id).cloned().ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::Closed,
+                format!("{id} is not under way on {}", self.name()),
+            )
+        })
+    }
+
+    /// Step `prepare`: starts an instance that takes no messages.
+    pub(crate) async fn move_prepare(self: &Rc<Self>, prepare: MovePrepare) -> Result<(), Refusal> {
+        let known = self.incoming.borrow().get(&prepare.id).cloned();
+        let incoming = match known {
+            Some(incoming) => {
+                incoming.input(TargetInput::PrepareAsked);
+                incoming
+            }
+            None => self.begin_incoming(prepare)?,
+        };
+        incoming.wait(|waiting| &mut waiting.prepared).await
+    }
+
+    fn begin_incoming(self: &Rc<Self>, prepare: MovePrepare) -> Result<Rc<IncomingMove>, Refusal> {
+        if self.stopping.get() {
+            return Err(Refusal::new(
+                RefusalCode::ShuttingDown,
+                format!("{} is shutting down", self.name()),
+            ));
+        }
+        if let Some(there) = self.service(&prepare.service) {
+            let what = if there.state.get() == ServiceState::Incoming {
+                "arrives on"
+            } else {
+                "runs on"
+            };
+            return Err(Refusal::new(
+                RefusalCode::Busy,
+                format!("{} {what} {} already", prepare.service, self.name()),
+            ));
+        }
+        let service = Rc::new(Service::new(
+            prepare.service.clone(),
+            prepare.program.clone(),
+            ServiceState::Incoming,
+            prepare.epoch,
+        ));
+        self.services
+            .borrow_mut()
+            .insert(prepare.service.clone(), Rc::clone(&service));
+        let (inputs, received) = mpsc::unbounded_channel();
+        let machine = MoveTarget::new(
+            prepare.id,
+            prepare.service.clone(),
+            prepare.from.clone(),
+            self.name().clone(),
+            prepare.epoch,
+            Duration::ZERO,
+        );
+        let machine = if prepare.again {
+            machine.sent_again()
+        } else {
+            machine
+        };
+        let incoming = Rc::new(IncomingMove {
+            node: Rc::downgrade(self),
+            service,
+            inputs,
+            state: RefCell::new(machine.state()),
+            launched: RefCell::default(),
+            channels: RefCell::default(),
+            waiting: RefCell::default(),
+            prepare,
+        });
+        let mut all = self.incoming.borrow_mut();
+        if all.len() >= KEPT {
+            all.retain(|_, old| !old.is_over());
+        }
+        all.insert(incoming.prepare.id, Rc::clone(&incoming));
+        drop(all);
+        tokio::task::spawn_local(run(Rc::clone(&incoming), machine, received));
+        Ok(incoming)
+    }
+
+    /// Steps `precopy` and `final`: a part of the state.
+    pub(crate) async fn move_chunk(&self, chunk: MoveChunk) -> Result<(), Refusal> {
+        let incoming = self.incoming_move(chunk.id)?;
+        incoming.input(TargetInput::SourceHeard);
+        let load = LoadState { bytes: chunk.bytes };
+        incoming.ask(self, &load).await.map(|_| ())
+    }
+
+    /// Step `final`: a part of the channels.
+    pub(crate) async fn move_channels(&self, part: MoveChannels) -> Result<(), Refusal> {
+        let incoming = self.incoming_move(part.id)?;
+        incoming.input(TargetInput::SourceHeard);
+        for piece in &part.channels {
+            let mut channels = incoming.channels.borrow_mut();
+            match channels.get_mut(&piece.channel) {
+                Some(known) => known
+                    .absorb(piece.clone())
+                    .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?,
+                None => {
+                    channels.insert(piece.channel, piece.clone());
+                }
+            }
+        }
+        incoming
+            .ask(
+                self,
+                &LoadChannels {
+                    channels: part.channels,
+                },
+            )
+            .await
+            .map(|_| ())
+    }
+
+    /// Step `final`: everything was sent. Gives the digest of what is here.
+    pub(crate) async fn move_final(&self, last: MoveFinal) -> Result<StateDigest, Refusal> {
+        let incoming = self.incoming_move(last.id)?;
+        incoming.input(TargetInput::SourceHeard);
+        let here = incoming.channels.borrow().len();
+        if here != last.channels as usize {
+            return Err(Refusal::new(
+                RefusalCode::Malformed,
+                format!(
+                    "{here} channels have come, the source sent {}",
+                    last.channels
+                ),
+            ));
+        }
+        let state = incoming.ask(self, &Digest {}).await?;
+        let digest = digest_of(&state.digest, &incoming.channels.borrow())?;
+        incoming.input(TargetInput::StateStored { digest });
+        incoming.wait(|waiting| &mut waiting.stored).await
+    }
+
+    /// Step `activate`: the source says that the commit was taken.
+    pub(crate) async fn move_activate(
+        &self,
+        activate: &MoveActivate,
+    ) -> Result<MoveActivated, Refusal> {
+        let Ok(incoming) = self.incoming_move(activate.id) else {
+            // This daemon was started anew since: what it has written down counts.
+            let activations: Activations =
+                durable::load(&self.activations_file())?.unwrap_or_default();
+            let happened = activations.moves.contains(&activate.id);
+            return Ok(if happened {
+                MoveActivated::Serving
+            } else {
+                MoveActivated::Never
+            });
+        };
+        incoming.input(TargetInput::ActivateAsked);
+        incoming.wait(|waiting| &mut waiting.activated).await
+    }
+
+    /// The source has called the move off.
+    pub(crate) fn move_abandon(&self, id: MoveId) {
+        if let Ok(incoming) = self.incoming_move(id) {
+            incoming.input(TargetInput::Abandoned);
+        }
+    }
+
+    fn activations_file(&self) -> std::path::PathBuf {
+        self.config.data.join("moves.json")
+    }
+
+    fn record_activation(&self, id: MoveId) -> Result<(), Refusal> {
+        let path = self.activations_file();
+        let mut activations: Activations = durable::load(&path)?.unwrap_or_default();
+        activations.moves.retain(|known| *known != id);
+        if activations.moves.len() == REMEMBERED {
+            activations.moves.remove(0);
+        }
+        activations.moves.push(id);
+        durable::store(&path, &activations)
+    }
+}
+
+impl IncomingMove {
+    fn instance(&self) -> Option<DomainId> {
+        self.launched
+            .borrow()
+            .as_ref()
+            .map(|launched| launched.instance.domain)
+    }
+
+    /// Its instance's process has died.
+    pub(crate) fn instance_died(&self) {
+        self.input(TargetInput::InstanceDied);
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(
+            *self.state.borrow(),
+            TargetState::Active | TargetState::Dropped
+        )
+    }
+
+    fn input(&self, input: TargetInput) {
+        // The machine's task ends only with the daemon.
+        let _ = self.inputs.send(input);
+    }
+
+    /// Waits for the machine's next word of one kind.
+    async fn wait<T>(
+        &self,
+        kind: impl FnOnce(&mut Waiting) -> &mut Vec<oneshot::Sender<Result<T, Refusal>>>,
+    ) -> Result<T, Refusal> {
+        let (sender, word) = oneshot::channel();
+        kind(&mut self.waiting.borrow_mut()).push(sender);
+        match timeout(WORD_TIMEOUT, word).await {
+            Ok(Ok(word)) => word,
+            _ => Err(Refusal::new(
+                RefusalCode::DeadlineExceeded,
+                format!("{} took too long", self.prepare.id),
+            )),
+        }
+    }
+
+    /// Asks the instance.
+    async fn ask<M>(
+        &self,
+        node: &Node,
+        message: &M,
+    ) -> Result<<DomainContract as weft_contract::Accepts<M>>::Reply, Refusal>
+    where
+        M: weft_contract::Message,
+        DomainContract: weft_contract::Accepts<M>,
+    {
+        let instance = self.instance().ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::Closed,
+                format!("{} has no instance", self.prepare.id),
+            )
+        })?;
+        Ok(node
+            .domain_line(instance)?
+            .ask::<DomainContract, M>(message, &[], ATTACH_TIMEOUT)
+            .await?
+            .0)
+    }
+
+    async fn ask_source(&self, node: &Rc<Node>) -> Result<MoveStanding, Refusal> {
+        let MovePrepare {
+            id,
+            service,
+            epoch,
+            from,
+            ..
+        } = &self.prepare;
+        let ask = MoveAsk {
+            id: *id,
+            service: service.clone(),
+            epoch: *epoch,
+        };
+        let source = node.kernel(from).await?;
+        Ok(source
+            .ask::<NodeControl, _>(&ask, &[], WORD_TIMEOUT)
+            .await?
+            .0)
+    }
+
+    fn tell<T: Clone>(
+        waiting: &mut Vec<oneshot::Sender<Result<T, Refusal>>>,
+        word: &Result<T, Refusal>,
+    ) {
+        for asker in waiting.drain(..) {
+            // One that has given up asks again.
+            let _ = asker.send(word.clone());
+        }
+    }
+
+    fn tell_all(&self, refusal: &Refusal) {
+        let mut waiting = self.waiting.borrow_mut();
+        Self::tell(&mut waiting.prepared, &Err(refusal.clone()));
+        Self::tell(&mut waiting.stored, &Err(refusal.clone()));
+        Self::tell(&mut waiting.activated, &Err(refusal.clone()));
+    }
+
+    /// Starts the instance and makes sure that it understands what the old one did.
+    async fn start_instance(&self, node: &Rc<Node>) -> Result<(), Refusal> {
+        self.channels.borrow_mut().clear();
+        let launched = node
+            .launch(&self.prepare.service, &self.prepare.program)
+            .await?;
+        let description = &launched.description;
+        if description.name != self.prepare.contract
+            || description.version < self.prepare.contract_version
+        {
+            let refusal = Refusal::new(
+                RefusalCode::WrongContract,
+                format!(
+                    "the program on {} speaks {} v{}, the running service {} v{}: update it there first",
+                    node.name(),
+                    description.name,
+                    description.version,
+                    self.prepare.contract,
+                    self.prepare.contract_version
+                ),
+            );
+            node.stop_instance(&launched.instance).await;
+            return Err(refusal);
+        }
+        *self.launched.borrow_mut() = Some(launched);
+        Ok(())
+    }
+
+    /// Makes the instance the service, and gives it the clients of this node.
+    async fn activate(&self, node: &Rc<Node>) -> Result<(), Refusal> {
+        let gone = || Refusal::new(RefusalCode::Closed, "the instance has died");
+        let epoch = self.prepare.epoch.next();
+        let instance = self.instance().ok_or_else(gone)?;
+        if let Some(launched) = self.launched.borrow().as_ref() {
+            self.service.run_by(launched);
+        }
+        self.service.epoch.set(epoch);
+        self.service.arrive(&self.channels.borrow());
+        node.activate(instance, epoch).await?;
+        self.service.state.set(ServiceState::Active);
+        node.remember_services();
+        node.log.note(format!(
+            "service {} has moved here from {}, {epoch}",
+            self.prepare.service, self.prepare.from
+        ));
+        let local: Vec<ChannelState> = self
+            .channels
+            .borrow()
+            .values()
+            .filter(|state| node.is_own(&state.holder_node))
+            .cloned()
+            .collect();
+        for state in local {
+            if let Err(refusal) = self.take_client(node, instance, &state).await {
+                tracing::warn!(channel = %state.channel, %refusal, "a client of this node was not attached");
+            }
+        }
+        Ok(())
+    }
+
+    /// A client of this node, until now served through the gateway, gets the service itself.
+    async fn take_client(
+        &self,
+        node: &Rc<Node>,
+        instance: DomainId,
+        state: &ChannelState,
+    ) -> Result<(), Refusal> {
+        // One that has closed meanwhile needs nothing.
+        let Some(channel) = node.channels.get(state.channel) else {
+            return Ok(());
+        };
+        node.drop_carried(channel.id, None).await;
+        let epoch = self.prepare.epoch.next();
+        let attach = AttachClient {
+            channel: channel.id,
+            caller: Caller {
+                name: state.holder.clone(),
+                node: state.holder_node.clone(),
+            },
+            table: state.table.clone(),
+            epoch,
+            resume: None,
+            ceiling: channel.ceiling,
+        };
+        let (half, side) = node
+            .attach_to_service(instance, attach, channel.client_half()?)
+            .await?;
+        self.service.forget_arrived(channel.id);
+        node.replace_server(
+            &channel,
+            Party::Domain(instance),
+            half,
+            side,
+            node.name().clone(),
+            epoch,
+        )
+        .await
+    }
+
+    async fn drop_instance(&self, node: &Rc<Node>) {
+        let launched = self.launched.borrow_mut().take();
+        if let Some(launched) = launched {
+            node.stop_instance(&launched.instance).await;
+        }
+        let mut services = node.services.borrow_mut();
+        if services
+            .get(&self.prepare.service)
+            .is_some_and(|service| Rc::ptr_eq(service, &self.service))
+        {
+            services.remove(&self.prepare.service);
+        }
+    }
+}
+
+/// Drives the machine until the daemon ends: it goes on to answer after its move is over.
+async fn run(
+    incoming: Rc<IncomingMove>,
+    mut machine: MoveTarget,
+    mut inputs: mpsc::UnboundedReceiver<TargetInput>,
+) {
+    let started = Instant::now();
+    loop {
+        while let Some(action) = machine.poll_action() {
+            let Some(node) = incoming.node.upgrade() else {
+                return;
+            };
+            act(&incoming, &node, action).await;
+        }
+        *incoming.state.borrow_mut() = machine.state();
+        let deadline = machine.poll_timeout().map(|at| (started + at).into());
+        let input = match deadline {
+            Some(deadline) => tokio::select! {
+                input = inputs.recv() => input,
+                () = sleep_until(deadline) => Some(TargetInput::Timeout),
+            },
+            None => inputs.recv().await,
+        };
+        let Some(input) = input else { return };
+        machine.handle(started.elapsed(), input);
+    }
+}
+
+async fn act(incoming: &Rc<IncomingMove>, node: &Rc<Node>, action: TargetAction) {
+    // What takes long runs beside the machine, which has to hear other inputs meanwhile.
+    let beside = |work: std::pin::Pin<Box<dyn Future<Output = TargetInput>>>| {
+        let incoming = Rc::clone(incoming);
+        tokio::task::spawn_local(async move { incoming.input(work.await) });
+    };
+    match action {
+        TargetAction::StartInstance => {
+            let (incoming, node) = (Rc::clone(incoming), Rc::clone(node));
+            beside(Box::pin(async move {
+                match incoming.start_instance(&node).await {
+                    Ok(()) => TargetInput::InstanceReady,
+                    Err(refusal) => TargetInput::Failed(refusal),
+                }
+            }));
+        }
+        TargetAction::AskDirectory => {
+            let (incoming, node) = (Rc::clone(incoming), Rc::clone(node));
+            tokio::task::spawn_local(async move {
+                let lookup = Command::Lookup {
+                    service: incoming.prepare.service.clone(),
+                };
+                match node.directory.apply(lookup).await {
+                    Ok(Ok(entry)) => incoming.input(TargetInput::DirectoryAnswered {
+                        current: Some(entry),
+                    }),
+                    Ok(Err(DirectoryError::Unknown { .. })) => {
+                        incoming.input(TargetInput::DirectoryAnswered { current: None });
+                    }
+                    // Silence is not reported; the machine asks again.
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            });
+        }
+        TargetAction::AskSource => {
+            let (incoming, node) = (Rc::clone(incoming), Rc::clone(node));
+            tokio::task::spawn_local(async move {
+                match incoming.ask_source(&node).await {
+                    Ok(MoveStanding::GoesOn) => incoming.input(TargetInput::SourceHeard),
+                    Ok(MoveStanding::Abandoned) => incoming.input(TargetInput::Abandoned),
+                    Ok(MoveStanding::Unknown) | Err(_) => {}
+                }
+            });
+        }
+        TargetAction::Activate => {
+            let (incoming, node) = (Rc::clone(incoming), Rc::clone(node));
+            beside(Box::pin(async move {
+                match incoming.activate(&node).await {
+                    Ok(()) => TargetInput::Activated,
+                    Err(refusal) => {
+                        tracing::warn!(%refusal, "the moved service died as it began");
+                        TargetInput::InstanceDied
+                    }
+                }
+            }));
+        }
+        TargetAction::RecordActivation => {
+            incoming.input(match node.record_activation(incoming.prepare.id) {
+                Ok(()) => TargetInput::ActivationRecorded,
+                Err(refusal) => TargetInput::Failed(refusal),
+            })
+        }
+        TargetAction::DropInstance => incoming.drop_instance(node).await,
+        TargetAction::TellPrepared => {
+            IncomingMove::tell(&mut incoming.waiting.borrow_mut().prepared, &Ok(()));
+        }
+        TargetAction::TellStored { digest } => {
+            IncomingMove::tell(&mut incoming.waiting.borrow_mut().stored, &Ok(digest));
+        }
+        TargetAction::TellActivated => incoming.tell_activation(MoveActivated::Serving),
+        TargetAction::TellNeverActivated => incoming.tell_activation(MoveActivated::Never),
+        TargetAction::TellSuperseded { current } => {
+            incoming.tell_activation(MoveActivated::Superseded {
+                owner: current.map(owner),
+            });
+        }
+        TargetAction::TellFailed(refusal) => incoming.tell_all(&refusal),
+        TargetAction::Finish(outcome) => {
+            if let Err(failure) = outcome {
+                node.log.warn(format!(
+                    "the move of {} from {} has failed: {failure}",
+                    incoming.prepare.service, incoming.prepare.from
+                ));
+                incoming.tell_all(&Refusal::new(RefusalCode::Closed, failure.to_string()));
+            }
+        }
+    }
+}
+
+impl IncomingMove {
+    fn tell_activation(&self, word: MoveActivated) {
+        Self::tell(&mut self.waiting.borrow_mut().activated, &Ok(word));
+    }
+}
+
+/// The digest of everything that moves: the service's own digest of its state, and its channels
+/// with their cursors and unacknowledged messages.
+pub(crate) fn digest_of(
+    state: &str,
+    channels: &BTreeMap<ChannelId, ChannelState>,
+) -> Result<StateDigest, Refusal> {
+    let internal =
+        |error: &dyn std::fmt::Display| Refusal::new(RefusalCode::Internal, error.to_string());
+    let mut bytes = state.as_bytes().to_vec();
+    for channel in channels.values() {
+        bytes.extend(postcard::to_stdvec(channel).map_err(|error| internal(&error))?);
+    }
+    read_digest(&weft_contract::digest_hex(&bytes))
+}
+
+/// A digest as it travels: 64 hexadecimal digits.
+pub(crate) fn read_digest(hex: &str) -> Result<StateDigest, Refusal> {
+    let malformed = || Refusal::new(RefusalCode::Malformed, format!("{hex:?} is not a digest"));
+    let mut digest = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return Err(malformed());
+    }
+    for (at, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).map_err(|_| malformed())?;
+    }
+    Ok(StateDigest(digest))
+}
+
+/// A digest to travel.
+pub(crate) fn write_digest(digest: StateDigest) -> String {
+    digest.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_comes_back_as_it_left_and_nothing_else_does() {
+        let digest = digest_of("state", &BTreeMap::new()).unwrap();
+        assert_eq!(read_digest(&write_digest(digest)).unwrap(), digest);
+        for bad in ["", "zz", &"g".repeat(64), &"ä".repeat(32)] {
+            assert!(read_digest(bad).is_err(), "{bad}");
+        }
+        assert_ne!(digest, digest_of("other", &BTreeMap::new()).unwrap());
+    }
+}

@@ -1,0 +1,198 @@
+//! The life of a node daemon, from its lock to its last service.
+
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File};
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::LocalSet;
+use weft_capability::{InstanceKeys, NodeIdentity};
+use weft_local_ipc::{SideListener, Watcher};
+use weft_types::{Refusal, RefusalCode};
+
+use crate::channels::Channels;
+use crate::config::Config;
+use crate::directory::{Directory, FileDirectory, RemoteDirectory};
+use crate::domains::attach;
+use crate::log::Log;
+use crate::node::Node;
+use crate::readiness::Readiness;
+use crate::security::Security;
+
+/// Runs a node until it is told to end (SIGTERM or SIGINT).
+///
+/// # Errors
+///
+/// Why the node could not be started: another runs on the same data directory, a port is in use,
+/// the directory's file cannot be read. Nothing is left behind then.
+pub async fn run(
+    config: Config,
+    identity: NodeIdentity,
+    keys: InstanceKeys,
+) -> Result<(), Refusal> {
+    LocalSet::new()
+        .run_until(serve(config, identity, keys))
+        .await
+}
+
+async fn serve(config: Config, identity: NodeIdentity, keys: InstanceKeys) -> Result<(), Refusal> {
+    let _lock = lock(&config)?;
+    remember_cluster(&config, &identity)?;
+    let own = identity.name().clone();
+    if config.directory != own && !config.peers.contains_key(&config.directory) {
+        return Err(Refusal::new(
+            RefusalCode::UnknownNode,
+            format!(
+                "the directory is on {}, which is no --peer of {own}",
+                config.directory
+            ),
+        ));
+    }
+    let held = (config.directory == own)
+        .then(|| FileDirectory::open(config.directory_file()))
+        .transpose()?;
+    let watcher =
+        Watcher::start("weft-watcher").map_err(|error| internal("watcher thread", &error))?;
+    let listener = SideListener::bind(&config.socket())
+        .map_err(|error| internal(&format!("{}", config.socket().display()), &error))?;
+    let security = Security::new(identity, keys, config.grants());
+    let node = Rc::new_cyclic(|weak| {
+        let directory: Box<dyn Directory> = match held {
+            Some(held) => Box::new(held),
+            None => Box::new(RemoteDirectory::new(weak.clone(), config.directory.clone())),
+        };
+        Node {
+            config,
+            watcher: Rc::new(watcher),
+            started: Instant::now(),
+            domains: RefCell::default(),
+            channels: Channels::default(),
+            services: RefCell::default(),
+            registrations: crate::supervisor::Registrations::default(),
+            security,
+            directory,
+            kernels: RefCell::default(),
+            gateway: watch::channel(None).0,
+            gateway_ready: Notify::new(),
+            opening: RefCell::default(),
+            incoming: RefCell::default(),
+            log: Log::default(),
+            stopping: Cell::new(false),
+            last_domain: Cell::new(0),
+        }
+    });
+    node.run_gateway().await?;
+    tokio::task::spawn_local(accept(Rc::clone(&node), listener));
+    let services = Rc::clone(&node);
+    tokio::task::spawn_local(async move { services.start_remembered().await });
+    node.log.note(format!(
+        "{} of cluster {} runs",
+        node.name(),
+        node.cluster()
+    ));
+    wait_for_the_end().await?;
+    stop(&node).await;
+    Ok(())
+}
+
+/// Takes the data directory for this process alone. The lock goes with the process, however it ends.
+fn lock(config: &Config) -> Result<File, Refusal> {
+    let path = config.data.join("lock");
+    let file =
+        File::create(&path).map_err(|error| internal(&format!("{}", path.display()), &error))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        Refusal::new(
+            RefusalCode::AlreadyThere,
+            format!(
+                "a node runs on {} already; stop it, or take another data directory",
+                config.data.display()
+            ),
+        )
+    })?;
+    Ok(file)
+}
+
+/// Makes sure that the directory's data belongs to the cluster of its certificate.
+fn remember_cluster(config: &Config, identity: &NodeIdentity) -> Result<(), Refusal> {
+    let path = config.data.join("cluster.json");
+    let own = (identity.cluster().clone(), identity.name().clone());
+    match crate::durable::load(&path)? {
+        Some(there) if there == own => Ok(()),
+        Some((cluster, node)) => Err(Refusal::new(
+            RefusalCode::Untrusted,
+            format!(
+                "{} holds the data of {node} in cluster {cluster}, its certificate is of {} in {}: take another data directory",
+                config.data.display(),
+                own.1,
+                own.0
+            ),
+        )),
+        None => crate::durable::store(&path, &own),
+    }
+}
+
+/// Takes in apps that connect to the node's socket.
+async fn accept(node: Rc<Node>, listener: SideListener) {
+    let Ok(watched) = Readiness::of(&listener) else {
+        node.log.warn("the node's socket cannot be watched");
+        return;
+    };
+    loop {
+        let accepted = watched.read(|| match listener.accept() {
+            Ok(socket) => Ok(Some(socket)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        });
+        match accepted.await {
+            Ok(socket) => {
+                let node = Rc::clone(&node);
+                tokio::task::spawn_local(async move {
+                    if let Err(refusal) = attach(&node, socket, None).await {
+                        tracing::info!(%refusal, "an app was not attached");
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: those who wait are taken in when some are free.
+                node.log
+                    .warn(format!("an app could not be taken in: {error}"));
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn wait_for_the_end() -> Result<(), Refusal> {
+    let mut term = signal(SignalKind::terminate()).map_err(|error| internal("SIGTERM", &error))?;
+    let mut int = signal(SignalKind::interrupt()).map_err(|error| internal("SIGINT", &error))?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// Ends everything that this node has started. Its services stay in the directory: they are started
+/// again with the node.
+async fn stop(node: &Rc<Node>) {
+    node.log.note("shutting down");
+    node.stopping.set(true);
+    let services: Vec<_> = node.services.borrow().values().cloned().collect();
+    for service in services {
+        if let Some(instance) = node.take_instance(&service) {
+            node.stop_instance(&instance).await;
+        }
+    }
+    // Dropping the socket's listener removes it; children that are still there die with us.
+    if let Err(error) = fs::remove_file(node.config.socket()) {
+        tracing::debug!(%error, "the socket was gone");
+    }
+}
+
+fn internal(what: &str, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(RefusalCode::Internal, format!("{what}: {error}"))
+}

@@ -1,0 +1,767 @@
+//! The supervisor: starts the processes of this node, and starts a service again that has died.
+//!
+//! Each service is a process of its own, which inherits one descriptor: its socket to this daemon,
+//! as its standard input. A service that dies is started again with what its node still knows: the
+//! descriptors of its clients' halves and of its own. What the dead one had taken and not finished
+//! is answered `OutcomeUnknown`; everything behind it is handled by the successor. (Its state is
+//! gone, if it did not move: services of this version are volatile.)
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::{Notify, RwLock, oneshot};
+use tokio::time::{sleep, timeout};
+use weft_contract::ContractDescription;
+use weft_local_ipc::SideSocket;
+use weft_node_control::{
+    Activate, AttachClient, ChannelState, Domain as DomainContract, DomainRole, Program,
+    ServiceState, Shutdown, StartAt,
+};
+use weft_protocol::moving::Command as DirectoryCommand;
+use weft_types::{ChannelId, DomainId, Epoch, MoveId, Refusal, RefusalCode, ServiceName};
+
+use crate::channels::{ATTACH_TIMEOUT, Party};
+use crate::domains::{Domain, Expected, attach};
+use crate::durable;
+use crate::node::Node;
+
+/// How long a process may take to attach and register.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a process may take to end when it is asked to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A service that dies this often within [`CRASH_WINDOW`] is not started again.
+const MAX_CRASHES: usize = 5;
+
+/// The time in which [`MAX_CRASHES`] count.
+const CRASH_WINDOW: Duration = Duration::from_secs(30);
+
+/// How many of the last lines of a process's standard error are kept for the message about its end.
+const KEPT_LINES: usize = 5;
+
+/// A service of this node, through all of its instances.
+pub(crate) struct Service {
+    pub(crate) name: ServiceName,
+    pub(crate) program: Program,
+    pub(crate) state: Cell<ServiceState>,
+    pub(crate) epoch: Cell<Epoch>,
+    pub(crate) restarts: Cell<u32>,
+    pub(crate) detail: RefCell<String>,
+    pub(crate) description: RefCell<Option<ContractDescription>>,
+    /// Opening a channel reads it; a restart, and a move from `freeze` to `swap`, hold it for
+    /// themselves, so that no channel is missed.
+    pub(crate) gate: RwLock<()>,
+    /// The process that serves now.
+    running: RefCell<Option<Instance>>,
+    /// Rung when the process dies while a move is under way: the move decides what follows.
+    pub(crate) died: Notify,
+    /// The move under way of which this node is the source.
+    pub(crate) moving: Cell<Option<MoveId>>,
+    crashes: RefCell<VecDeque<Instant>>,
+    /// Channels that came with a move and whose gateways have not called yet: where each stands.
+    arrived: RefCell<HashMap<ChannelId, StartAt>>,
+}
+
+/// One process of a service (or the gateway).
+#[derive(Clone)]
+pub(crate) struct Instance {
+    pub(crate) domain: DomainId,
+    pub(crate) pid: u32,
+    kill: Rc<Notify>,
+}
+
+impl Service {
+    pub(crate) fn new(
+        name: ServiceName,
+        program: Program,
+        state: ServiceState,
+        epoch: Epoch,
+    ) -> Self {
+        Self {
+            name,
+            program,
+            state: Cell::new(state),
+            epoch: Cell::new(epoch),
+            restarts: Cell::new(0),
+            detail: RefCell::default(),
+            description: RefCell::default(),
+            gate: RwLock::new(()),
+            running: RefCell::default(),
+            died: Notify::new(),
+            moving: Cell::new(None),
+            crashes: RefCell::default(),
+            arrived: RefCell::default(),
+        }
+    }
+
+    /// Notes the channels that came with a move.
+    pub(crate) fn arrive(&self, channels: &BTreeMap<ChannelId, ChannelState>) {
+        *self.arrived.borrow_mut() = channels
+            .values()
+            .map(|state| {
+                (
+                    state.channel,
+                    StartAt {
+                        outgoing: state.incoming,
+                        incoming: state.outgoing,
+                    },
+                )
+            })
+            .collect();
+    }
+
+    /// Where a gateway starts that carries a channel which came with a move.
+    pub(crate) fn arrived(&self, channel: ChannelId) -> Option<StartAt> {
+        self.arrived.borrow().get(&channel).copied()
+    }
+
+    /// The channel is attached.
+    pub(crate) fn forget_arrived(&self, channel: ChannelId) {
+        self.arrived.borrow_mut().remove(&channel);
+    }
+
+    /// The domain of the process that serves now.
+    pub(crate) fn instance(&self) -> Option<DomainId> {
+        self.running
+            .borrow()
+            .as_ref()
+            .map(|instance| instance.domain)
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.running.borrow().as_ref().map(|instance| instance.pid)
+    }
+
+    pub(crate) fn run_by(&self, launched: &Launched) {
+        *self.running.borrow_mut() = Some(launched.instance.clone());
+        *self.description.borrow_mut() = Some(launched.description.clone());
+    }
+
+    fn is_run_by(&self, domain: DomainId) -> bool {
+        self.instance() == Some(domain)
+    }
+
+    pub(crate) fn fail(&self, why: impl Into<String>) {
+        self.state.set(ServiceState::Failed);
+        *self.detail.borrow_mut() = why.into();
+    }
+
+    /// Notes a crash. False if there were too many.
+    fn may_restart(&self) -> bool {
+        let now = Instant::now();
+        let mut crashes = self.crashes.borrow_mut();
+        crashes.push_back(now);
+        crashes.retain(|at| now.duration_since(*at) < CRASH_WINDOW);
+        crashes.len() <= MAX_CRASHES
+    }
+}
+
+/// Processes that were started and have not registered yet.
+#[derive(Default)]
+pub(crate) struct Registrations {
+    waiting: RefCell<HashMap<DomainId, oneshot::Sender<ContractDescription>>>,
+}
+
+impl Registrations {
+    fn expect(&self, domain: DomainId) -> oneshot::Receiver<ContractDescription> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.borrow_mut().insert(domain, sender);
+        receiver
+    }
+
+    /// A domain says that it is ready to serve.
+    ///
+    /// # Errors
+    ///
+    /// `NotAllowed` if the node did not start it as a service.
+    pub(crate) fn registered(
+        &self,
+        domain: DomainId,
+        description: ContractDescription,
+    ) -> Result<(), Refusal> {
+        let waiting = self.waiting.borrow_mut().remove(&domain).ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::NotAllowed,
+                "only a process that the node starts as a service can serve; see `weft run`",
+            )
+        })?;
+        // If nobody waits any more, the process is being stopped.
+        let _ = waiting.send(description);
+        Ok(())
+    }
+}
+
+/// A process that runs, is attached, and (a service) has registered.
+pub(crate) struct Launched {
+    pub(crate) instance: Instance,
+    pub(crate) description: ContractDescription,
+}
+
+impl Node {
+    /// Starts the process of a service and waits until it is ready to be activated.
+    ///
+    /// # Errors
+    ///
+    /// If the program is missing, ends before it has registered (with its last words), or takes
+    /// too long.
+    pub(crate) async fn launch(
+        self: &Rc<Self>,
+        name: &ServiceName,
+        program: &Program,
+    ) -> Result<Launched, Refusal> {
+        let mut command = match program {
+            Program::Builtin(builtin) => {
+                let mut command = Command::new(&self.config.program);
+                command.args(["service", builtin]);
+                if self.config.debuggable {
+                    command.arg("--debuggable");
+                }
+                command
+            }
+            Program::Path { path, arguments } => {
+                let mut command = Command::new(path);
+                command.args(arguments);
+                command
+            }
+        };
+        let what = match program {
+            Program::Builtin(builtin) => format!("the built-in service {builtin:?}"),
+            Program::Path { path, .. } => path.clone(),
+        };
+        let (domain, mut process) = self
+            .spawn(&mut command, &what, name, DomainRole::Service)
+            .await?;
+        let registered = self.registrations.expect(domain.id);
+        let description = tokio::select! {
+            registered = timeout(START_TIMEOUT, registered) => match registered {
+                Ok(Ok(description)) => description,
+                _ => {
+                    process.kill().await;
+                    return Err(Refusal::new(
+                        RefusalCode::DeadlineExceeded,
+                        format!("{what} did not register within {} s", START_TIMEOUT.as_secs()),
+                    ));
+                }
+            },
+            ended = process.ended() => {
+                return Err(Refusal::new(RefusalCode::Rejected, format!("{what} {ended} before it registered")));
+            }
+        };
+        let instance = Instance {
+            domain: domain.id,
+            pid: domain.pid,
+            kill: Rc::new(Notify::new()),
+        };
+        self.watch_service(name.clone(), instance.clone(), process);
+        Ok(Launched {
+            instance,
+            description,
+        })
+    }
+
+    /// Starts the gateway and waits until it is attached.
+    pub(crate) async fn launch_gateway(self: &Rc<Self>) -> Result<(Rc<Domain>, Process), Refusal> {
+        let mut command = Command::new(&self.config.program);
+        command.arg("gateway").arg("--data").arg(&self.config.data);
+        command.arg("--listen").arg(self.config.listen.to_string());
+        if self.config.debuggable {
+            command.arg("--debuggable");
+        }
+        let name = ServiceName::of_node(self.name());
+        self.spawn(&mut command, "the gateway", &name, DomainRole::Gateway)
+            .await
+    }
+
+    /// Starts a process that inherits one descriptor, and attaches it.
+    async fn spawn(
+        self: &Rc<Self>,
+        command: &mut Command,
+        what: &str,
+        name: &ServiceName,
+        role: DomainRole,
+    ) -> Result<(Rc<Domain>, Process), Refusal> {
+        let (near, far) = SideSocket::pair().map_err(|error| {
+            Refusal::new(RefusalCode::Internal, format!("socket pair: {error}"))
+        })?;
+        let mut child = command
+            .stdin(Stdio::from(OwnedFd::from(far)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| {
+                Refusal::new(
+                    RefusalCode::Rejected,
+                    format!("{what} could not be started: {error}"),
+                )
+            })?;
+        // The command keeps the child's end of the socket open; while it does, nobody hears a hang-up.
+        command.stdin(Stdio::null());
+        let pid = child.id().unwrap_or_default();
+        let last_words = listen(&mut child, name);
+        let mut process = Process { child, last_words };
+        let expected = Expected {
+            name: name.clone(),
+            pid,
+            role,
+        };
+        tokio::select! {
+            attached = attach(self, near, Some(expected)) => match attached {
+                Ok(domain) => Ok((domain, process)),
+                Err(refusal) => {
+                    // What the process itself says is more to the point than that it went away.
+                    match timeout(STOP_TIMEOUT, process.ended()).await {
+                        Ok(ended) => Err(Refusal::new(RefusalCode::Rejected, format!("{what} {ended}"))),
+                        Err(_) => { process.kill().await; Err(refusal) }
+                    }
+                }
+            },
+            ended = process.ended() => {
+                Err(Refusal::new(RefusalCode::Rejected, format!("{what} {ended}")))
+            }
+        }
+    }
+
+    /// Waits for the end of a service's process, and does what follows from it.
+    fn watch_service(self: &Rc<Self>, name: ServiceName, instance: Instance, mut process: Process) {
+        let node = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let ended = tokio::select! {
+                ended = process.ended() => ended,
+                () = instance.kill.notified() => { process.kill().await; return; }
+            };
+            node.domain_gone(instance.domain).await;
+            node.instance_ended(&name, instance.domain, &ended).await;
+        });
+    }
+
+    /// A service's process has ended by itself.
+    async fn instance_ended(self: &Rc<Self>, name: &ServiceName, domain: DomainId, ended: &str) {
+        if let Some(incoming) = self.incoming_instance(domain) {
+            incoming.instance_died();
+        }
+        let Some(service) = self
+            .service(name)
+            .filter(|service| service.is_run_by(domain))
+        else {
+            return;
+        };
+        if self.stopping.get() || service.state.get() == ServiceState::Stopping {
+            return;
+        }
+        self.log.warn(format!("service {name} {ended}"));
+        *service.running.borrow_mut() = None;
+        if service.moving.get().is_some() {
+            // The move decides: until it knows whether the service is still ours, nothing is started.
+            service.died.notify_one();
+            return;
+        }
+        self.restart(&service, domain).await;
+    }
+
+    /// Starts a service again whose process was `dead`, and gives it the channels of the dead one.
+    pub(crate) async fn restart(self: &Rc<Self>, service: &Rc<Service>, dead: DomainId) {
+        service.state.set(ServiceState::Starting);
+        let _gate = service.gate.write().await;
+        loop {
+            if !service.may_restart() {
+                let why = format!(
+                    "died {} times within {} s; start it again with `weft run {}` when it is mended",
+                    MAX_CRASHES + 1,
+                    CRASH_WINDOW.as_secs(),
+                    service.name
+                );
+                self.log.warn(format!("service {} {why}", service.name));
+                service.fail(why);
+                self.close_served(dead, &service.name).await;
+                return;
+            }
+            service.restarts.set(service.restarts.get() + 1);
+            match self.launch(&service.name, &service.program).await {
+                Ok(launched) => {
+                    if let Err(refusal) = self.take_over(service, &launched, dead).await {
+                        self.log
+                            .warn(format!("service {}: {refusal}", service.name));
+                        self.stop_instance(&launched.instance).await;
+                        continue;
+                    }
+                    self.log.note(format!(
+                        "service {} runs again, pid {}",
+                        service.name, launched.instance.pid
+                    ));
+                    return;
+                }
+                Err(refusal) => {
+                    self.log.warn(format!(
+                        "service {} could not be started again: {refusal}",
+                        service.name
+                    ));
+                    *service.detail.borrow_mut() = refusal.text;
+                    sleep(Duration::from_millis(200)).await;
+                }
+            }
+            if self.stopping.get() {
+                return;
+            }
+        }
+    }
+
+    /// Gives the channels of a dead instance to its successor.
+    async fn take_over(
+        self: &Rc<Self>,
+        service: &Rc<Service>,
+        launched: &Launched,
+        dead: DomainId,
+    ) -> Result<(), Refusal> {
+        let successor = launched.instance.domain;
+        let epoch = service.epoch.get();
+        for channel in self.channels.select(|channel| channel.server_is(dead)) {
+            let attach = AttachClient {
+                channel: channel.id,
+                caller: channel.caller(),
+                table: channel.table.clone(),
+                epoch,
+                resume: Some(channel.restart_resume()?),
+                ceiling: channel.ceiling,
+            };
+            let (half, side) = self
+                .attach_to_service(successor, attach, channel.client_half()?)
+                .await?;
+            let party = Party::Domain(successor);
+            let replaced = self
+                .replace_server(&channel, party, half, side, self.name().clone(), epoch)
+                .await;
+            if let Err(refusal) = replaced {
+                // Its client is dying; the service is told when the hang-up is heard.
+                tracing::debug!(channel = %channel.id, %refusal, "a client missed the restart");
+            }
+        }
+        service.run_by(launched);
+        self.activate(successor, epoch).await?;
+        service.state.set(ServiceState::Active);
+        service.detail.borrow_mut().clear();
+        Ok(())
+    }
+
+    /// Lets an instance take messages.
+    pub(crate) async fn activate(&self, instance: DomainId, epoch: Epoch) -> Result<(), Refusal> {
+        self.domain_line(instance)?
+            .ask::<DomainContract, _>(&Activate { epoch }, &[], ATTACH_TIMEOUT)
+            .await
+            .map(|_| ())
+    }
+
+    /// Closes every channel that a dead instance served: nobody follows it.
+    async fn close_served(&self, dead: DomainId, name: &ServiceName) {
+        for channel in self.channels.select(|channel| channel.server_is(dead)) {
+            self.channels.remove(channel.id);
+            let refusal = Refusal::new(
+                RefusalCode::Unreachable,
+                format!(
+                    "{name} has failed on {} and is not started again",
+                    self.name()
+                ),
+            );
+            self.tell_client_closed(&channel, refusal).await;
+        }
+    }
+
+    /// Starts a service on this node that runs nowhere: `weft run`.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyThere` if it runs, here or elsewhere; whatever starting it or the directory brings.
+    pub(crate) async fn start_service(
+        self: &Rc<Self>,
+        name: ServiceName,
+        program: Program,
+    ) -> Result<(u32, Epoch), Refusal> {
+        if name.is_reserved() {
+            return Err(Refusal::new(
+                RefusalCode::NotAllowed,
+                format!("{name} is the name of a node daemon"),
+            ));
+        }
+        if let Some(there) = self
+            .service(&name)
+            .filter(|there| there.state.get() != ServiceState::Failed)
+        {
+            return Err(Refusal::new(
+                RefusalCode::AlreadyThere,
+                format!(
+                    "{name} runs on {} already ({:?})",
+                    self.name(),
+                    there.state.get()
+                ),
+            ));
+        }
+        let before = self.services.borrow_mut().remove(&name);
+        let service = Rc::new(Service::new(
+            name.clone(),
+            program,
+            ServiceState::Starting,
+            Epoch::NONE,
+        ));
+        self.services
+            .borrow_mut()
+            .insert(name.clone(), Rc::clone(&service));
+        match self
+            .start_registered(&service, before.map(|before| before.epoch.get()))
+            .await
+        {
+            Ok(started) => Ok(started),
+            Err(refusal) => {
+                self.services.borrow_mut().remove(&name);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Launches, registers with the directory, and only then activates: the order that keeps a
+    /// service from running twice.
+    pub(crate) async fn start_registered(
+        self: &Rc<Self>,
+        service: &Rc<Service>,
+        after: Option<Epoch>,
+    ) -> Result<(u32, Epoch), Refusal> {
+        let launched = self.launch(&service.name, &service.program).await?;
+        let started = async {
+            let register = DirectoryCommand::Register {
+                service: service.name.clone(),
+                node: self.name().clone(),
+                after,
+            };
+            let entry = self.directory.apply(register).await?.map_err(|error| {
+                let refusal = Refusal::from(error);
+                match refusal.code {
+                    RefusalCode::Moved => Refusal::new(RefusalCode::AlreadyThere, refusal.text),
+                    _ => refusal,
+                }
+            })?;
+            service.epoch.set(entry.epoch);
+            service.run_by(&launched);
+            self.activate(launched.instance.domain, entry.epoch).await?;
+            Ok(entry.epoch)
+        }
+        .await;
+        match started {
+            Ok(epoch) => {
+                service.state.set(ServiceState::Active);
+                self.remember_services();
+                self.log.note(format!(
+                    "service {} runs, pid {}, {epoch}",
+                    service.name, launched.instance.pid
+                ));
+                Ok((launched.instance.pid, epoch))
+            }
+            Err(refusal) => {
+                self.stop_instance(&launched.instance).await;
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Stops a service for good: `weft stop`.
+    ///
+    /// # Errors
+    ///
+    /// `UnknownService` if it does not run here; `Busy` while it moves.
+    pub(crate) async fn stop_service(self: &Rc<Self>, name: &ServiceName) -> Result<(), Refusal> {
+        let service = self.service(name).ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::UnknownService,
+                format!("{name} does not run on {}", self.name()),
+            )
+        })?;
+        if service.moving.get().is_some() || service.state.get() == ServiceState::Incoming {
+            return Err(Refusal::new(
+                RefusalCode::Busy,
+                format!("{name} is being moved; stop it afterwards"),
+            ));
+        }
+        service.state.set(ServiceState::Stopping);
+        let _gate = service.gate.write().await;
+        let remove = DirectoryCommand::Remove {
+            service: name.clone(),
+            node: self.name().clone(),
+            epoch: service.epoch.get(),
+        };
+        if let Err(refusal) = self.directory.apply(remove).await {
+            service.state.set(ServiceState::Active);
+            return Err(refusal);
+        }
+        let instance = service.running.borrow_mut().take();
+        if let Some(instance) = instance {
+            for channel in self
+                .channels
+                .select(|channel| channel.server_is(instance.domain))
+            {
+                self.channels.remove(channel.id);
+                let refusal = Refusal::new(RefusalCode::Closed, format!("{name} was stopped"));
+                self.tell_client_closed(&channel, refusal).await;
+            }
+            self.stop_instance(&instance).await;
+        }
+        self.services.borrow_mut().remove(name);
+        self.remember_services();
+        self.log.note(format!("service {name} was stopped"));
+        Ok(())
+    }
+
+    /// Ends the process of an instance: asks it, and kills it if it takes too long.
+    pub(crate) async fn stop_instance(&self, instance: &Instance) {
+        if let Ok(line) = self.domain_line(instance.domain) {
+            let asked = line
+                .ask::<DomainContract, _>(&Shutdown {}, &[], STOP_TIMEOUT)
+                .await;
+            if let Err(refusal) = asked {
+                tracing::debug!(pid = instance.pid, %refusal, "killed");
+            }
+        }
+        instance.kill.notify_one();
+    }
+
+    /// Takes the running instance out of a service that leaves this node.
+    pub(crate) fn take_instance(&self, service: &Service) -> Option<Instance> {
+        service.running.borrow_mut().take()
+    }
+
+    /// Writes down which services this node runs, to start them again after a restart.
+    pub(crate) fn remember_services(&self) {
+        let remembered = Remembered {
+            services: self
+                .services
+                .borrow()
+                .values()
+                .filter(|service| service.state.get() == ServiceState::Active)
+                .map(|service| (service.name.clone(), service.program.clone()))
+                .collect(),
+        };
+        if let Err(refusal) = durable::store(&self.config.services_file(), &remembered) {
+            self.log.warn(format!(
+                "a restart of this node will not start its services: {refusal}"
+            ));
+        }
+    }
+
+    /// Starts the services that ran when this node went down, unless they live elsewhere now.
+    pub(crate) async fn start_remembered(self: &Rc<Self>) {
+        let remembered: Remembered = match durable::load(&self.config.services_file()) {
+            Ok(Some(remembered)) => remembered,
+            Ok(None) => return,
+            Err(refusal) => {
+                return self
+                    .log
+                    .warn(format!("services are not started again: {refusal}"));
+            }
+        };
+        for (name, program) in remembered.services {
+            let service = Rc::new(Service::new(
+                name.clone(),
+                program,
+                ServiceState::Starting,
+                Epoch::NONE,
+            ));
+            self.services
+                .borrow_mut()
+                .insert(name.clone(), Rc::clone(&service));
+            while let Err(refusal) = self.start_again(&service).await {
+                if refusal.code.fault() != weft_types::Fault::Reach || self.stopping.get() {
+                    self.log
+                        .warn(format!("service {name} is not started again: {refusal}"));
+                    self.services.borrow_mut().remove(&name);
+                    break;
+                }
+                *service.detail.borrow_mut() = refusal.text;
+                sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+
+    async fn start_again(self: &Rc<Self>, service: &Rc<Service>) -> Result<(), Refusal> {
+        let lookup = DirectoryCommand::Lookup {
+            service: service.name.clone(),
+        };
+        let entry = self.directory.apply(lookup).await?.map_err(Refusal::from)?;
+        if entry.node != *self.name() {
+            return Err(Refusal::new(
+                RefusalCode::AlreadyThere,
+                format!("it lives on {} now", entry.node),
+            ));
+        }
+        self.start_registered(service, Some(entry.epoch))
+            .await
+            .map(|_| ())
+    }
+}
+
+/// What `services.json` holds.
+#[derive(Default, Serialize, Deserialize)]
+struct Remembered {
+    services: BTreeMap<ServiceName, Program>,
+}
+
+/// A child process, with the last lines that it wrote.
+pub(crate) struct Process {
+    child: Child,
+    last_words: Rc<RefCell<VecDeque<String>>>,
+}
+
+impl Process {
+    /// Waits for the end and tells it: "ended with exit status: 1: no such file".
+    pub(crate) async fn ended(&mut self) -> String {
+        let status = match self.child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("an unknown status ({error})"),
+        };
+        // What it wrote last may still be in the pipe.
+        sleep(Duration::from_millis(20)).await;
+        let words = self
+            .last_words
+            .borrow()
+            .iter()
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(" | ");
+        if words.is_empty() {
+            format!("ended with {status}")
+        } else {
+            format!("ended with {status}: {words}")
+        }
+    }
+
+    /// Ends it at once.
+    pub(crate) async fn kill(&mut self) {
+        if let Err(error) = self.child.kill().await {
+            tracing::debug!(%error, "already gone");
+        }
+    }
+}
+
+/// Passes on what a process writes to its standard error, and keeps the last lines.
+fn listen(child: &mut Child, name: &ServiceName) -> Rc<RefCell<VecDeque<String>>> {
+    let kept = Rc::new(RefCell::new(VecDeque::new()));
+    if let Some(stderr) = child.stderr.take() {
+        let (kept, name) = (Rc::clone(&kept), name.clone());
+        tokio::task::spawn_local(async move {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                tracing::info!(target: "process", %name, "{line}");
+                let mut kept = kept.borrow_mut();
+                if kept.len() == KEPT_LINES {
+                    kept.pop_front();
+                }
+                kept.push_back(line);
+            }
+        });
+    }
+    kept
+}
