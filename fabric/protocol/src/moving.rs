@@ -14,7 +14,8 @@
 //! What a driver has to promise:
 //!
 //! - One [`MoveSource`] and one [`MoveTarget`] for each [`MoveId`](weft_types::MoveId), and one
-//!   move of a service at a time on a node.
+//!   move of a service at a time on a node: while a node is still the source of an earlier move it
+//!   refuses to prepare for the same service, which may come back before the earlier `swap` is done.
 //! - Between `Freeze` and `Thaw` or `Release` the service is neither started nor restarted, even
 //!   if it dies: that is the machine's decision, told by its end.
 //! - `RecordActivation` is durable before the answer to it. A node that comes back without such a
@@ -23,6 +24,10 @@
 //! - A node that comes back after a crash owns nothing until it has registered its services anew
 //!   ([`Command::Register`] with the epoch that the directory names): the new epoch fences a commit
 //!   that its former life may have left on the way.
+//! - A node watches what the directory says of it. If it is named the owner by a move that it has
+//!   neither activated nor is being given, source and target may both have died around the commit:
+//!   it gives the source time to send the state again, then registers the service anew. While such a
+//!   registration may be on its way, it neither prepares nor activates an older life of the service.
 //!
 //! Not here: the state's bytes, how they travel, and which node is a good target.
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use weft_protocol::moving::{Command, Entry, SourceInput, TargetInput, TargetState};
+use weft_protocol::moving::{Command, Entry, SourceInput, SourceState, TargetInput, TargetState};
 use weft_types::{Epoch, MoveId, NodeName};
 
 use crate::Mutation;
@@ -147,14 +147,15 @@ impl World {
             .is_some_and(|entry| entry.node == self.nodes[node].name)
     }
 
-    /// Whether the instance is the source of a move that is committed: the copy to send again.
+    /// Whether the instance is the source of a move that may be committed: the copy to send again.
     fn given_away(&self, node: Node, instance: Instance) -> bool {
-        let service = self.instances[instance].service;
-        self.nodes[node]
-            .sources
-            .values()
-            .any(|source| source.instance == instance)
-            && !self.owner_is(service, node)
+        self.nodes[node].sources.values().any(|source| {
+            source.instance == instance
+                && matches!(
+                    source.machine.state(),
+                    SourceState::Committing | SourceState::Given
+                )
+        })
     }
 
     fn state_may_be_lost(&mut self, instance: Instance) {

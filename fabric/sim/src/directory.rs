@@ -22,6 +22,25 @@ impl World {
             .unwrap_or(usize::MAX)
     }
 
+    fn service_of(&self, command: &Command) -> Service {
+        let name = command.service();
+        self.service_names
+            .iter()
+            .position(|service| service == name)
+            .unwrap_or(usize::MAX)
+    }
+
+    /// A node watches what the directory says of it: if source and target of a move both die around
+    /// its commit, nobody else knows that the service is the node's to start.
+    pub(crate) fn named(&mut self, node: Node, service: Service) {
+        if self.nodes[node].up && !self.directory_cuts.contains(&node) {
+            let at = self.node_life(node);
+            self.check_service(at, service);
+        } else {
+            self.after(Event::Named { node, service }, 100_000);
+        }
+    }
+
     pub(crate) fn entry(&self, service: Service) -> Option<Entry> {
         self.directory.lookup(&self.service_names[service])
     }
@@ -64,6 +83,12 @@ impl World {
                 && after.epoch < before.epoch
             {
                 return Err(format!("the directory goes back from {before} to {after}"));
+            }
+            if let (Command::Commit { .. }, Ok(entry)) = (command, &answer) {
+                let node = self.node_of(&entry.node);
+                let service = self.service_of(command);
+                let delay = self.directory_delay();
+                self.after(Event::Named { node, service }, delay);
             }
             DirectoryAnswer::Decided(answer)
         };

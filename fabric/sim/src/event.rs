@@ -231,6 +231,11 @@ pub(crate) enum Event {
         at: NodeLife,
         service: Service,
     },
+    /// The directory tells a node that it has become an owner.
+    Named {
+        node: Node,
+        service: Service,
+    },
 
     Fault(Fault),
     PartitionEnds(Node, Node),

@@ -206,7 +206,10 @@ impl World {
         if near.attempt != attempt || near.stage != Stage::Locating {
             return Ok(());
         }
-        let (Some(connection), true) = (link, owner != node) else {
+        if owner == node {
+            return self.came_home(node, channel, record.service, entry.epoch, record.opened);
+        }
+        let Some(connection) = link else {
             self.locate_later(node, channel);
             return Ok(());
         };
@@ -229,6 +232,37 @@ impl World {
         self.next_attempt(node, channel, Stage::Opening(connection));
         self.send_control(connection, node, channel, open);
         Ok(())
+    }
+
+    /// The service of a channel that the gateway carries is on this very node. If it knows the
+    /// channel, it attaches it as soon as it serves; if not, it never will.
+    fn came_home(
+        &mut self,
+        node: Node,
+        channel: Channel,
+        service: Service,
+        epoch: Epoch,
+        opened: bool,
+    ) -> Result<(), Broken> {
+        let Some(instance) = self
+            .serving_instance(node, service)
+            .filter(|&instance| self.instances[instance].epoch == epoch)
+        else {
+            self.locate_later(node, channel);
+            return Ok(());
+        };
+        if !self.instances[instance].ends.contains_key(&channel) {
+            if opened {
+                return self.close_channel(node, channel);
+            }
+            let zero = PerLane::default();
+            let half = self
+                .memory
+                .create(Owner::Instance(instance), zero, settled(zero));
+            let end = End::new(&self.memory, half, Vec::new());
+            self.instances[instance].ends.insert(channel, end);
+        }
+        self.attach_local(node, channel)
     }
 
     /// A frame of a control stream.

@@ -406,6 +406,15 @@ impl World {
         {
             return Ok(());
         }
+        // It comes back before we have let go of it: the swap of the earlier move is still to do.
+        if state
+            .sources
+            .values()
+            .any(|source| source.service == service)
+        {
+            self.tell_daemon(node, from, id, Said::Failed);
+            return Ok(());
+        }
         if state
             .owned
             .get(&service)
@@ -587,10 +596,7 @@ impl World {
                 return Ok(());
             }
             TargetAction::Finish(result) => {
-                if result.is_err() {
-                    // The directory may name us all the same, and nobody else can start it.
-                    self.check_service(at, service);
-                } else if self.instances[instance].phase == Phase::Dead {
+                if result.is_ok() && self.instances[instance].phase == Phase::Dead {
                     // It died between the record and its first message: it was the service.
                     self.activate(node, id)?;
                     self.after(Event::RestartService { at, service }, 1_000);

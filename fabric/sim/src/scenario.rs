@@ -21,6 +21,8 @@ pub struct Scenario {
     pub rates: Rates,
     /// The rule that is broken on purpose.
     pub mutation: Option<Mutation>,
+    /// How many of the last events a violation shows.
+    pub shown_events: usize,
 }
 
 /// Mean pauses between two events of one kind in the whole cluster; `None` is never.
@@ -84,6 +86,7 @@ impl Scenario {
             pause: Duration::from_millis(16),
             rates: Rates::default(),
             mutation: None,
+            shown_events: 60,
         }
     }
 

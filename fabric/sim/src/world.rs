@@ -21,9 +21,6 @@ use crate::network::ConnectionState;
 use crate::service::InstanceState;
 use crate::{Mutation, Scenario};
 
-/// How many of the last events a violation shows.
-const SHOWN_EVENTS: usize = 60;
-
 /// How long after the load everything has to be settled, in simulated time.
 const SETTLE: Duration = Duration::from_secs(60);
 
@@ -256,10 +253,10 @@ impl World {
         self.now.hash(&mut self.trace);
         std::mem::discriminant(event).hash(&mut self.trace);
         self.rng.clone().next_u64().hash(&mut self.trace);
-        if self.recent.len() == SHOWN_EVENTS {
+        self.recent.push_back((self.now, event.clone()));
+        if self.recent.len() > self.scenario.shown_events {
             self.recent.pop_front();
         }
-        self.recent.push_back((self.now, event.clone()));
     }
 
     fn summary(&self, seed: u64) -> Summary {
@@ -360,6 +357,10 @@ impl World {
             Event::Source { .. } | Event::Target { .. } => Ok(()),
             Event::CheckService { at, service } => {
                 self.check_again(at, service);
+                Ok(())
+            }
+            Event::Named { node, service } => {
+                self.named(node, service);
                 Ok(())
             }
             Event::Fault(fault) => self.fault(fault),
