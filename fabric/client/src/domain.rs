@@ -342,9 +342,11 @@ impl Domain {
         self.return_half(Geometry::DEFAULT);
     }
 
-    /// Takes the channel to the dispatcher away from the watcher thread: from now on the caller
-    /// pumps it. For the loop of a service, which handles the node's requests between messages.
-    pub(crate) fn take_control(&self) -> Option<Link> {
+    /// Takes the channel to the dispatcher away from the watcher thread: from now on the caller pumps
+    /// it. For the loop of a service and for the gateway, which handle the node's requests in their
+    /// own turn. `None` if it was taken already.
+    #[must_use]
+    pub fn take_control(&self) -> Option<Link> {
         lock(&self.shared.control).link.take()
     }
 }

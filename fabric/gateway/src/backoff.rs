@@ -26,6 +26,11 @@ impl Backoff {
         full.mul_f64(1.0 - jitter() / 2.0)
     }
 
+    /// The longest that the next wait can take.
+    pub(crate) const fn full(&self) -> Duration {
+        self.next
+    }
+
     pub(crate) fn reset(&mut self) {
         self.next = self.first;
     }

@@ -115,6 +115,8 @@ pub(crate) struct Channel {
     lane_wake: PerLane<Notify>,
     /// Wakes who looks after acknowledgements and hang-ups.
     main_wake: Notify,
+    /// Wakes who waits for the local peer's end.
+    gone: Notify,
     watcher: Arc<Watcher>,
     started: Instant,
 }
@@ -200,6 +202,7 @@ impl Channel {
             state: watch::Sender::new(State::Idle),
             lane_wake: PerLane::from_fn(|_| Notify::new()),
             main_wake: Notify::new(),
+            gone: Notify::new(),
             watcher: Arc::clone(watcher),
             started: Instant::now(),
         });
@@ -219,6 +222,7 @@ impl Channel {
                     let mut core = channel.lock();
                     // The hang-up of a peer that was replaced says nothing about its successor.
                     core.hung_up |= core.generation == generation;
+                    channel.gone.notify_one();
                 }
                 channel.wake_all();
             }
@@ -304,6 +308,13 @@ impl Channel {
     /// Whether the local peer's process has gone.
     pub(crate) fn has_hung_up(&self) -> bool {
         self.lock().hung_up
+    }
+
+    /// Waits until the local peer's process has gone.
+    pub(crate) async fn hangs_up(&self) {
+        while !self.has_hung_up() {
+            self.gone.notified().await;
+        }
     }
 
     /// Whether all that the local peer has sent is done at the far end.

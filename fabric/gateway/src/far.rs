@@ -51,13 +51,13 @@ impl Far {
     }
 
     /// The node takes the channel away: the service is stopped.
-    pub(crate) fn drop_by_node(&self) {
+    pub(crate) fn drop_by_node(&self, refusal: Option<Refusal>) {
         self.channel.close();
         if let Some((link, attachment)) = self.carrier() {
             link.mention(Control::Close {
                 channel: self.channel.id,
                 attempt: attachment.attempt,
-                refusal: dropped(self.channel.id),
+                refusal: refusal.unwrap_or_else(|| dropped(self.channel.id)),
             });
         }
     }

@@ -180,13 +180,14 @@ impl GatewayHandle {
     }
 
     /// Takes a channel away from the gateway, whichever way it goes. When this returns, nothing
-    /// more is published in the gateway's half and none of its cursors moves.
-    pub async fn drop_channel(&self, channel: ChannelId) {
+    /// more is published in the gateway's half and none of its cursors moves. A client on another
+    /// node is told `refusal`.
+    pub async fn drop_channel(&self, channel: ChannelId, refusal: Option<Refusal>) {
         if let Some((_, near)) = self.0.near.remove(&channel) {
             near.channel.close();
         }
         if let Some((_, far)) = self.0.far.remove(&channel) {
-            far.drop_by_node();
+            far.drop_by_node(refusal);
         }
     }
 

@@ -370,7 +370,8 @@ async fn keep_carrying(
             Some(opened) => {
                 let since = Instant::now();
                 let ending = serve(&near.channel, &opened.link, opened.attachment).await;
-                if since.elapsed() > OPEN_AGAIN.1 {
+                // Carried for longer than we would wait: whatever it is now, it is news.
+                if since.elapsed() > backoff.full() {
                     backoff.reset();
                 }
                 ending

@@ -9,7 +9,7 @@ use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use quinn::{RecvStream, SendStream};
@@ -18,7 +18,7 @@ use weft_protocol::wire::{
 };
 use weft_types::{LANES, Lane};
 
-use crate::channel::{Attachment, Channel, DeliverError, Ending, MESSAGE_BYTES, Stale, State};
+use crate::channel::{Attachment, Channel, DeliverError, Ending, MESSAGE_BYTES, State};
 use crate::link::{CloseCode, Link};
 
 /// How much is taken out of QUIC at once.
@@ -87,20 +87,16 @@ async fn client_gone(channel: &Channel) -> Ending {
     if channel.direction != weft_protocol::wire::Direction::ToService {
         return pending().await;
     }
-    let mut waited = Duration::ZERO;
-    loop {
-        tokio::time::sleep(HANG_UP_EVERY).await;
-        if channel.has_hung_up() {
-            if channel.all_acknowledged() || waited >= LINGER {
-                return Ending::ClientGone;
-            }
-            waited += HANG_UP_EVERY;
-        }
+    channel.hangs_up().await;
+    let deadline = Instant::now() + LINGER;
+    while !channel.all_acknowledged() && Instant::now() < deadline {
+        tokio::time::sleep(LINGER_LOOK).await;
     }
+    Ending::ClientGone
 }
 
-/// How often a channel looks whether its client is still there.
-const HANG_UP_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked whether those messages are done.
+const LINGER_LOOK: Duration = Duration::from_millis(20);
 
 /// Writes one lane until the channel is attached elsewhere; then waits for ever.
 async fn write_lane(
@@ -261,11 +257,4 @@ async fn attached(channel: &Channel, attachment: Attachment) -> bool {
         .wait_for(|state| !matches!(state, State::Opening(current) if *current == attachment))
         .await;
     matches!(state.as_deref(), Ok(State::Attached(current)) if *current == attachment)
-}
-
-/// Used where a stale attachment needs no word.
-impl From<Stale> for Ending {
-    fn from(_: Stale) -> Self {
-        Self::Lost
-    }
 }

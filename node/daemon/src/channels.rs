@@ -290,7 +290,8 @@ impl Node {
                     note_failure(told, channel.id, "its service could not be told");
                 }
             }
-            Party::Gateway => self.drop_carried(channel.id, None).await,
+            // It hears the client hang up, and first passes on what the client has still said.
+            Party::Gateway => {}
             Party::Node(line) => line.close(Refusal::new(
                 RefusalCode::Closed,
                 "the client has closed the channel",

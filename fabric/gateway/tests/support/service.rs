@@ -206,7 +206,7 @@ fn serve(
             continue;
         }
         let Some(received) = receiver.try_receive(&mut body).unwrap() else {
-            receiver.wait(Some(Duration::from_millis(5)));
+            receiver.wait(Some(Duration::from_millis(20)));
             continue;
         };
         let number = u64::from_le_bytes(body[..8].try_into().unwrap());
