@@ -13,6 +13,7 @@ use crate::arguments::{CallArgs, DescribeArgs, Global};
 use crate::connection::Connection;
 use crate::control::with_known_services;
 use crate::error::CliError;
+use crate::layout::fold;
 use crate::output::Output;
 use crate::suggest::did_you_mean;
 
@@ -83,8 +84,11 @@ fn describe_contract(service: &ServiceName, contract: &ContractDescription) -> O
     for message in &contract.messages {
         let (request, reply) = (shape(&message.request.schema), shape(&message.reply.schema));
         text.push_str(&format!(
-            "\n{} (version {})\n  {request}\n  => {reply}\n",
-            message.request.name, message.request.version
+            "\n{} (version {})\n  {}\n  => {}\n",
+            message.request.name,
+            message.request.version,
+            fold(&request, 2),
+            fold(&reply, 5),
         ));
         messages.push(json!({
             "message": message.request.name,

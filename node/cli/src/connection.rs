@@ -41,7 +41,6 @@ impl Connection {
         let domain = Domain::attach(&socket, identity).map_err(|error| match error.code() {
             RefusalCode::Unreachable => CliError::NoNode {
                 data,
-                socket: socket.clone(),
                 reason: error.refusal().text.clone(),
             },
             _ => error.into(),

@@ -14,7 +14,7 @@ use weft_types::{NodeName, RefusalCode, ServiceName};
 use crate::arguments::{
     Global, KernelCommand, MigrateArgs, ProgramArgs, PsArgs, RunArgs, StopArgs,
 };
-use crate::connection::{Connection, Kernel};
+use crate::connection::Connection;
 use crate::error::CliError;
 use crate::output::Output;
 use crate::show;
@@ -51,14 +51,15 @@ pub(crate) fn ps(args: &PsArgs, global: &Global) -> Result<Output, CliError> {
         .node
         .clone()
         .unwrap_or_else(|| connection.node().clone());
-    let inventory = kernel(&connection, &first)?.ask(&Inventory {})?;
+    let inventory = connection.kernel(&first)?.ask(&Inventory {})?;
     if !args.all {
         return Ok(show::inventory(&inventory));
     }
     let mut outputs = vec![show::inventory(&inventory)];
     for peer in &inventory.peers {
-        let asked =
-            kernel(&connection, &peer.node).and_then(|mut kernel| kernel.ask(&Inventory {}));
+        let asked = connection
+            .kernel(&peer.node)
+            .and_then(|mut kernel| kernel.ask(&Inventory {}));
         outputs.push(match asked {
             Ok(inventory) => show::inventory(&inventory),
             // A node that is down is a part of the picture, not the end of it.
@@ -77,12 +78,12 @@ pub(crate) fn kernel_command(command: &KernelCommand, global: &Global) -> Result
     match command {
         KernelCommand::Ping { node, from, count } => ping(&connection, node, from.as_ref(), *count),
         KernelCommand::Inventory { node } => Ok(show::inventory(
-            &kernel(&connection, node)?.ask(&Inventory {})?,
+            &connection.kernel(node)?.ask(&Inventory {})?,
         )),
         KernelCommand::Directory { node } => {
             let node = node.as_ref().unwrap_or(connection.node());
             Ok(show::directory(
-                &kernel(&connection, node)?.ask(&Directory {})?.entries,
+                &connection.kernel(node)?.ask(&Directory {})?.entries,
             ))
         }
         KernelCommand::Log { node, after, limit } => {
@@ -92,7 +93,7 @@ pub(crate) fn kernel_command(command: &KernelCommand, global: &Global) -> Result
             };
             Ok(show::log(
                 node,
-                &kernel(&connection, node)?.ask(&log)?.records,
+                &connection.kernel(node)?.ask(&log)?.records,
             ))
         }
         KernelCommand::Start {
@@ -115,15 +116,14 @@ fn ping(
     count: u32,
 ) -> Result<Output, CliError> {
     let asked = from.unwrap_or(node);
-    let mut kernel = kernel(connection, asked)?;
+    let mut kernel = connection.kernel(asked)?;
     let began = Instant::now();
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let mut round_trips = Vec::new();
     for _ in 0..count {
         round_trips.push(if from.is_some() {
             kernel
-                .ask(&PingPeer { node: node.clone() })
-                .map_err(|error| with_known_nodes(error, connection))?
+                .ask(&PingPeer { node: node.clone() })?
                 .round_trip_nanos
         } else {
             let sent = Instant::now();
@@ -147,7 +147,7 @@ fn start(
     program: &ProgramArgs,
 ) -> Result<Output, CliError> {
     let program = program_of(service, program)?;
-    let started = kernel(connection, node)?.ask(&Start {
+    let started = connection.kernel(node)?.ask(&Start {
         name: service.clone(),
         program,
     })?;
@@ -191,7 +191,7 @@ fn stop_on(
     node: &NodeName,
     service: &ServiceName,
 ) -> Result<Output, CliError> {
-    kernel(connection, node)?.ask(&Stop {
+    connection.kernel(node)?.ask(&Stop {
         name: service.clone(),
     })?;
     Ok(Output::new(
@@ -211,9 +211,7 @@ fn migrate_from(
         service: service.clone(),
         to: to.clone(),
     };
-    let reply = kernel(connection, from)?
-        .ask_within(&migrate, timeout)
-        .map_err(|error| with_known_nodes(error, connection))?;
+    let reply = connection.kernel(from)?.ask_within(&migrate, timeout)?;
     Ok(show::moved(&reply.report))
 }
 
@@ -247,48 +245,18 @@ fn unknown_service<'a>(
     )
 }
 
-/// Opens a channel to a node's daemon; an unknown node is answered with those that there are.
-fn kernel(connection: &Connection, node: &NodeName) -> Result<Kernel, CliError> {
-    connection
-        .kernel(node)
-        .map_err(|error| with_known_nodes(error, connection))
-}
-
 /// Adds to "no such service" the names of those that there are, if the local node tells.
 pub(crate) fn with_known_services(
     error: CliError,
     connection: &Connection,
     service: &ServiceName,
 ) -> CliError {
-    if service.as_node().is_some() {
-        return with_known_nodes(error, connection);
-    }
     match error {
         CliError::Refused(refusal) if refusal.code == RefusalCode::UnknownService => {
             match known_services(connection) {
                 Ok(known) => unknown_service(service, known.iter().map(String::as_str)),
                 Err(_) => CliError::Refused(refusal),
             }
-        }
-        other => other,
-    }
-}
-
-/// Adds to "no such node" the names of those that there are, if the local node tells.
-fn with_known_nodes(error: CliError, connection: &Connection) -> CliError {
-    match error {
-        CliError::Refused(mut refusal)
-            if matches!(
-                refusal.code,
-                RefusalCode::UnknownNode | RefusalCode::UnknownService
-            ) =>
-        {
-            if let Ok(known) = known_nodes(connection) {
-                refusal
-                    .text
-                    .push_str(&format!("\nthe nodes are {}", known.join(", ")));
-            }
-            CliError::Refused(refusal)
         }
         other => other,
     }
@@ -301,15 +269,6 @@ fn known_services(connection: &Connection) -> Result<Vec<String>, CliError> {
         .iter()
         .map(|entry| entry.service.to_string())
         .collect())
-}
-
-/// All nodes of the cluster, likewise.
-fn known_nodes(connection: &Connection) -> Result<Vec<String>, CliError> {
-    let peers = connection.local_kernel()?.ask(&Inventory {})?.peers;
-    let mut names: Vec<String> = peers.iter().map(|peer| peer.node.to_string()).collect();
-    names.push(connection.node().to_string());
-    names.sort();
-    Ok(names)
 }
 
 #[cfg(test)]

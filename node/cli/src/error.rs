@@ -87,16 +87,14 @@ pub enum CliError {
     Refused(Refusal),
     /// No node answers on the socket of this data directory.
     #[error(
-        "no node answers on {}: {reason}\nstart one with `weft node --data {} --listen 127.0.0.1:7001`, \
+        "{reason}\nstart one with `weft node --data {} --listen 127.0.0.1:7001`, \
          or name the directory of a running one with --data or WEFT_DATA",
-        socket.display(), data.display()
+        data.display()
     )]
     NoNode {
         /// The directory that `--data` or `WEFT_DATA` names.
         data: PathBuf,
-        /// The socket in it.
-        socket: PathBuf,
-        /// What the system said.
+        /// Who does not answer, and what the system said.
         reason: String,
     },
     /// The demo ran to its end and found a broken promise.
@@ -196,8 +194,7 @@ mod tests {
     fn our_own_errors_exit_as_documented() {
         let no_node = CliError::NoNode {
             data: "d1".into(),
-            socket: "d1/weft.sock".into(),
-            reason: "no such file".into(),
+            reason: "no node answers at d1/weft.sock".into(),
         };
         assert_eq!(CliError::usage("x").exit(), Exit::Usage);
         assert_eq!(no_node.exit(), Exit::Unreachable);

@@ -16,6 +16,7 @@ mod connection;
 mod control;
 mod demo;
 mod error;
+mod layout;
 mod output;
 mod show;
 mod suggest;

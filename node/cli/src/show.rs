@@ -314,13 +314,16 @@ fn section(
     heading: &[&str],
     rows: impl Iterator<Item = Vec<String>>,
 ) {
+    if !text.is_empty() {
+        text.push('\n');
+    }
     let mut all = vec![heading.iter().map(|cell| (*cell).to_owned()).collect()];
     all.extend(rows);
     if all.len() == 1 {
-        text.push_str(&format!("\n{title}: none\n"));
+        text.push_str(&format!("{title}: none\n"));
         return;
     }
-    text.push_str(&format!("\n{title}\n"));
+    text.push_str(&format!("{title}\n"));
     for line in table(&all).lines() {
         text.push_str(&format!("  {line}\n"));
     }
