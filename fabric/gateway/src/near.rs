@@ -28,8 +28,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// The shortest and the longest wait before a channel is opened again.
 const OPEN_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// How often a new channel follows a service that moves while it is being opened.
-const FOLLOW_MOVES: usize = 5;
+/// How long a new channel follows a service that moves while it is being opened. A move takes
+/// milliseconds between its commit and its activation.
+const FOLLOW_FOR: Duration = Duration::from_secs(2);
 
 /// A channel that we carry for a local client.
 pub(crate) struct Near {
@@ -201,19 +202,25 @@ async fn open_first(
     mut epoch: Epoch,
 ) -> Result<Opened, Refusal> {
     let mut backoff = Backoff::new(OPEN_AGAIN.0, OPEN_AGAIN.1);
-    for _ in 0..FOLLOW_MOVES {
-        match open_at(shared, near, &node, epoch).await {
-            Err(NotOpened::Refused(refusal)) if refusal.code == RefusalCode::Moved => {}
+    let deadline = Instant::now() + FOLLOW_FOR;
+    loop {
+        let refusal = match open_at(shared, near, &node, epoch).await {
+            Ok(opened) => return Ok(opened),
+            Err(NotOpened::Refused(refusal))
+                if !matches!(refusal.code, RefusalCode::Moved | RefusalCode::Busy) =>
+            {
+                return Err(refusal);
+            }
             // Not the service's word: the connection has made way for another one, mostly.
-            Err(NotOpened::Lost(_)) => {}
-            outcome => return outcome.map_err(NotOpened::into_refusal),
+            Err(NotOpened::Lost(refusal)) | Err(NotOpened::Refused(refusal)) => refusal,
+        };
+        // A service that lives here by now is for our node to connect.
+        if node == shared.node || Instant::now() >= deadline {
+            return Err(refusal);
         }
         tokio::time::sleep(backoff.wait()).await;
         (node, epoch) = shared.home.locate(&near.channel.target).await?;
     }
-    open_at(shared, near, &node, epoch)
-        .await
-        .map_err(NotOpened::into_refusal)
 }
 
 /// Why a channel was not opened.
@@ -248,7 +255,7 @@ async fn open_at(
     let channel = &near.channel;
     if *node == shared.node {
         return Err(NotOpened::Refused(Refusal::new(
-            RefusalCode::Busy,
+            RefusalCode::Moved,
             format!(
                 "{} lives on this node: its node connects the client itself",
                 channel.target

@@ -7,7 +7,7 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use support::{Client, Cluster, Report, TestNode, TestService, eventually, node, service};
+use support::{Client, Cluster, TestNode, TestService, eventually, node, service};
 use weft_types::{ChannelId, Epoch, Lane, RefusalCode};
 
 const NO_PAUSE: Duration = Duration::ZERO;
@@ -76,6 +76,32 @@ async fn a_message_on_an_idle_channel_wakes_everyone_on_its_way() {
 }
 
 #[tokio::test]
+async fn what_is_done_long_after_it_came_is_acknowledged() {
+    let cluster = Cluster::new("shop");
+    let (n1, n2) = (cluster.node("n1"), cluster.node("n2"));
+    let kv = cluster.start_service(&n2, "kv", 1);
+    let mut client = n1
+        .open("app", "kv", cluster.grant("app", "kv"))
+        .await
+        .unwrap();
+    for number in 0..3 {
+        kv.stalled.store(true, Ordering::SeqCst);
+        client.tell(Lane::HIGH, number);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(
+            client.done(Lane::HIGH).get(),
+            number,
+            "nobody has handled it yet"
+        );
+        kv.stalled.store(false, Ordering::SeqCst);
+        eventually("it is acknowledged", || {
+            client.done(Lane::HIGH).get() == number + 1
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_ends_right_after_sending_is_heard_to_its_last_message() {
     let cluster = Cluster::new("shop");
     let (n1, n2) = (cluster.node("n1"), cluster.node("n2"));
@@ -119,7 +145,7 @@ async fn a_connection_that_is_cut_again_and_again_loses_nothing() {
         })
         .await;
     }
-    let (_client, report): (Client, Report) = work.await.unwrap();
+    let (_client, report) = work.await.unwrap();
     assert_eq!(report.replies, 6_000);
     assert!(cuts > 5, "only {cuts} cuts: the test has tested nothing");
     assert_handled(&kv, channel, 6_000);

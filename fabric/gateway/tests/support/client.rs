@@ -165,6 +165,20 @@ impl Client {
             .unwrap();
     }
 
+    /// Sends one message that wants no reply.
+    pub(crate) fn tell(&mut self, lane: Lane, number: u64) {
+        let header = Header {
+            kind: MessageKind::Tell,
+            ..request()
+        };
+        self.sender.try_send(lane, header, &body(number)).unwrap();
+    }
+
+    /// How far the far receiver is, as the gateway's cursor says.
+    pub(crate) fn done(&mut self, lane: Lane) -> Sequence {
+        self.sender.done(lane).unwrap()
+    }
+
     /// Sends `total` messages over all lanes on a thread, with `pause` after each, and checks the
     /// replies: each once, in order, with the body of its request.
     pub(crate) async fn exchange(mut self, total: u64, pause: Duration) -> (Self, Report) {

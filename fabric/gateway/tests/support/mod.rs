@@ -22,7 +22,7 @@ mod client;
 mod home;
 mod service;
 
-pub(crate) use client::{Client, Report};
+pub(crate) use client::Client;
 pub(crate) use home::TestHome;
 pub(crate) use service::TestService;
 

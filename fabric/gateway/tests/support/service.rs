@@ -216,6 +216,10 @@ fn serve(
             .entry(channel)
             .or_default()
             .push((received.lane, number));
+        if received.header.kind == MessageKind::Tell {
+            receiver.finish(received.lane, received.sequence.next());
+            continue;
+        }
         let header = Header {
             kind: MessageKind::Reply,
             type_index: received.header.type_index,
