@@ -26,8 +26,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// The default of [`Config::budget_bytes`]: room for some 180 channels.
-    pub const DEFAULT_BUDGET_BYTES: u64 = 256 * 1024 * 1024;
+    /// The default of [`Config::budget_bytes`]: room for some 780 channels.
+    pub const DEFAULT_BUDGET_BYTES: u64 = 1024 * 1024 * 1024;
 
     /// The node's Unix socket.
     #[must_use]

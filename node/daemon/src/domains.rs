@@ -84,7 +84,7 @@ pub(crate) async fn attach(
     node.domains
         .borrow_mut()
         .insert(domain.id, Rc::clone(&domain));
-    tracing::info!(domain = %domain.id, name = %domain.name, pid = domain.pid, "attached");
+    tracing::debug!(domain = %domain.id, name = %domain.name, pid = domain.pid, "attached");
     let node = Rc::clone(node);
     let id = domain.id;
     tokio::task::spawn_local(async move {

@@ -1,6 +1,6 @@
 //! A move of which this node is the target: does what `weft_protocol::moving::MoveTarget` decides.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::{Rc, Weak};
@@ -46,6 +46,8 @@ pub(crate) struct IncomingMove {
     /// The channels that came with the state, whole.
     channels: RefCell<BTreeMap<ChannelId, ChannelState>>,
     waiting: RefCell<Waiting>,
+    /// The round and piece of state that come next.
+    next_piece: Cell<(u32, u32)>,
 }
 
 /// Who waits for the machine's word, by what they asked.
@@ -143,6 +145,7 @@ impl Node {
             launched: RefCell::default(),
             channels: RefCell::default(),
             waiting: RefCell::default(),
+            next_piece: Cell::new((0, 0)),
             prepare,
         });
         let mut all = self.incoming.borrow_mut();
@@ -159,6 +162,7 @@ impl Node {
     pub(crate) async fn move_chunk(&self, chunk: MoveChunk) -> Result<(), Refusal> {
         let incoming = self.incoming_move(chunk.id)?;
         incoming.input(TargetInput::SourceHeard);
+        incoming.take_turn(chunk.round, chunk.index)?;
         let load = LoadState { bytes: chunk.bytes };
         incoming.ask(self, &load).await.map(|_| ())
     }
@@ -353,9 +357,27 @@ impl IncomingMove {
         Self::tell(&mut waiting.activated, &Err(refusal.clone()));
     }
 
+    /// Pieces of state are changes upon changes, so none may be missing or come twice.
+    fn take_turn(&self, round: u32, index: u32) -> Result<(), Refusal> {
+        let next = self.next_piece.get();
+        let starts_round = index == 0 && round == next.0 + 1;
+        if (round, index) != next && !starts_round {
+            return Err(Refusal::new(
+                RefusalCode::Malformed,
+                format!(
+                    "piece {index} of round {round} came where piece {} of round {} was due",
+                    next.1, next.0
+                ),
+            ));
+        }
+        self.next_piece.set((round, index + 1));
+        Ok(())
+    }
+
     /// Starts the instance and makes sure that it understands what the old one did.
     async fn start_instance(&self, node: &Rc<Node>) -> Result<(), Refusal> {
         self.channels.borrow_mut().clear();
+        self.next_piece.set((0, 0));
         let launched = node
             .launch(&self.prepare.service, &self.prepare.program)
             .await?;

@@ -37,6 +37,8 @@ struct Inner {
     bell: Arc<Notify>,
     waiting: RefCell<HashMap<(Lane, Sequence), oneshot::Sender<Answer>>>,
     closed: RefCell<Option<Refusal>>,
+    /// Who asks sends in turn, also where the line is full: what was asked first arrives first.
+    turn: tokio::sync::Mutex<()>,
     watch: Cell<Option<WatchId>>,
     watcher: Rc<Watcher>,
 }
@@ -62,6 +64,7 @@ impl Line {
                 bell,
                 waiting: RefCell::default(),
                 closed: RefCell::default(),
+                turn: tokio::sync::Mutex::new(()),
                 watch: Cell::new(Some(watch)),
                 watcher: Rc::clone(watcher),
             }),
@@ -159,6 +162,9 @@ impl Line {
             )
         };
         let (answered, answer) = oneshot::channel();
+        let turn = timeout_at(deadline, self.inner.turn.lock())
+            .await
+            .map_err(|_| late())?;
         let question = loop {
             self.check()?;
             let asked = self
@@ -174,6 +180,7 @@ impl Line {
                 Err(error) => return Err(error.into()),
             }
         };
+        drop(turn);
         self.inner.waiting.borrow_mut().insert(question, answered);
         match timeout_at(deadline, answer).await {
             Ok(Ok(answer)) => answer,

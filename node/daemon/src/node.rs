@@ -85,7 +85,7 @@ impl Node {
         let Some(domain) = self.domains.borrow_mut().remove(&id) else {
             return;
         };
-        tracing::info!(domain = %id, name = %domain.name, "gone");
+        tracing::debug!(domain = %id, name = %domain.name, "gone");
         domain.dispatcher.close(Refusal::new(
             RefusalCode::Closed,
             format!("{} has died", domain.name),

@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use tokio::sync::{RwLockWriteGuard, mpsc};
 use tokio::time::sleep_until;
 use weft_contract::{Accepts, Message};
@@ -29,6 +31,9 @@ use crate::supervisor::Service;
 
 /// How long one word to the target may take. The machine has its own, shorter patience.
 const WORD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How many pieces of state are on their way at once: as many as fit a lane of a channel.
+const CHUNKS_UNDER_WAY: usize = 3;
 
 /// One move of which this node is the source.
 struct OutgoingMove {
@@ -302,6 +307,16 @@ impl OutgoingMove {
     }
 
     async fn prepare(&self, again: bool) -> Result<(), Refusal> {
+        // Asked now, while the service still serves, so that the commit finds the way open; and if
+        // the directory cannot be reached, the move ends before it has cost anything.
+        let lookup = Command::Lookup {
+            service: self.service.name.clone(),
+        };
+        self.node
+            .directory
+            .apply(lookup)
+            .await?
+            .map_err(Refusal::from)?;
         let target = self.node.kernel(&self.to).await?;
         let (contract, contract_version) = self
             .service
@@ -325,9 +340,11 @@ impl OutgoingMove {
         self.say(&target, &prepare).await.map(|_| ())
     }
 
-    /// Copies one round of the state, piece by piece.
+    /// Copies one round of the state. A few pieces are under way at once; the target takes them in
+    /// order, and refuses one that comes out of turn.
     async fn copy(&self, round: u32, last_round: bool) -> Result<(), Refusal> {
         let target = self.node.kernel(&self.to).await?;
+        let mut under_way = FuturesOrdered::new();
         for index in 0.. {
             let chunk = self
                 .ask(&CopyState {
@@ -344,7 +361,13 @@ impl OutgoingMove {
                     index,
                     bytes: chunk.bytes,
                 };
-                self.say(&target, &chunk).await?;
+                let target = target.clone();
+                under_way.push_back(async move { self.say(&target, &chunk).await });
+            }
+            while under_way.len() > if chunk.last { 0 } else { CHUNKS_UNDER_WAY } {
+                if let Some(stored) = under_way.next().await {
+                    stored?;
+                }
             }
             if chunk.last {
                 break;

@@ -4,12 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
+use tokio::time::timeout;
 use weft_capability::{InstanceKeys, NodeIdentity};
 use weft_local_ipc::{SideListener, Watcher};
 use weft_types::{Refusal, RefusalCode};
@@ -22,6 +24,9 @@ use crate::log::Log;
 use crate::node::Node;
 use crate::readiness::Readiness;
 use crate::security::Security;
+
+/// How long the gateway may take to say farewell to the other nodes.
+const GATEWAY_FAREWELL: Duration = Duration::from_secs(1);
 
 /// Runs a node until it is told to end (SIGTERM or SIGINT).
 ///
@@ -160,7 +165,7 @@ async fn accept(node: Rc<Node>, listener: SideListener) {
                 // Out of descriptors, most likely: those who wait are taken in when some are free.
                 node.log
                     .warn(format!("an app could not be taken in: {error}"));
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -187,9 +192,25 @@ async fn stop(node: &Rc<Node>) {
             node.stop_instance(&instance).await;
         }
     }
+    stop_gateway(node).await;
     // Dropping the socket's listener removes it; children that are still there die with us.
     if let Err(error) = fs::remove_file(node.config.socket()) {
         tracing::debug!(%error, "the socket was gone");
+    }
+}
+
+/// Has the gateway say farewell to the other nodes.
+async fn stop_gateway(node: &Rc<Node>) {
+    let Some(gateway) = node.gateway.borrow().clone() else {
+        return;
+    };
+    let pid = i32::try_from(gateway.pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid
+        && kill_process(pid, Signal::TERM).is_ok()
+    {
+        let mut there = node.gateway.subscribe();
+        // It is killed with us if it takes longer.
+        let _ = timeout(GATEWAY_FAREWELL, there.wait_for(Option::is_none)).await;
     }
 }
 

@@ -28,10 +28,15 @@ pub(crate) fn init(args: &CaInitArgs) -> Result<Output, CliError> {
 }
 
 pub(crate) fn node(args: &CaNodeArgs) -> Result<Output, CliError> {
-    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(args.node.as_str()));
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(args.node.as_str()));
     let authority = Authority::open(&args.dir).map_err(failed)?;
     let validity = Validity::starting(SystemTime::now(), NODE_LIFE).map_err(failed)?;
-    let made = authority.issue_node(&args.node, &out, validity).map_err(failed)?;
+    let made = authority
+        .issue_node(&args.node, &out, validity)
+        .map_err(failed)?;
     Ok(Output::new(
         format!(
             "node {} in {}, valid until {}\nnext: weft node --data {} --listen 127.0.0.1:7001",
@@ -54,7 +59,13 @@ pub(crate) fn grant(args: &GrantArgs) -> Result<Output, CliError> {
     let validity = Validity::starting(SystemTime::now(), life).map_err(failed)?;
     let request = GrantRequest {
         versions: 1..=u16::MAX,
-        ..GrantRequest::new(args.holder.clone(), target.clone(), args.contract.clone(), 1, validity)
+        ..GrantRequest::new(
+            args.holder.clone(),
+            target.clone(),
+            args.contract.clone(),
+            1,
+            validity,
+        )
     };
     let grant = authority.grant(&request).map_err(failed)?;
     let pem = grant.to_pem();
@@ -66,7 +77,10 @@ pub(crate) fn grant(args: &GrantArgs) -> Result<Output, CliError> {
     let text = if files.is_empty() {
         pem.clone()
     } else {
-        let mut text = format!("{} may speak {} to {target} until {until}", args.holder, args.contract);
+        let mut text = format!(
+            "{} may speak {} to {target} until {until}",
+            args.holder, args.contract
+        );
         for file in &files {
             text.push_str(&format!("\n  {}", file.display()));
         }

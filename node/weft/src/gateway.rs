@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, LocalBoxFuture};
 use futures_util::{FutureExt, TryFutureExt};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use weft::{Contract, Domain, Request};
@@ -21,8 +22,9 @@ use weft_daemon::line::{Answer, Line, reply, reply_with};
 use weft_gateway::{Carry, CarryResume, Config, GatewayHandle, Home, InboundOpen, InboundOpened};
 use weft_local_ipc::{Start, Watcher};
 use weft_node_control::{
-    Caller, Carried, ChannelLost, Dropped, Gateway, GatewayHome, GatewayReady, GatewayRequest, InboundClosed,
-    InboundStart, LocalSwapped, Locate, MoveNoted, OpenInbound, PeerList, PeerReport, Prove, Resolve, StartAt,
+    Caller, Carried, ChannelLost, Dropped, Gateway, GatewayHome, GatewayReady, GatewayRequest,
+    InboundClosed, InboundStart, LocalSwapped, Locate, MoveNoted, OpenInbound, PeerList,
+    PeerReport, Prove, Resolve, StartAt,
 };
 use weft_types::{ChannelId, Epoch, NodeName, Refusal, RefusalCode, ServiceName};
 
@@ -46,14 +48,21 @@ async fn serve(identity: NodeIdentity, listen: SocketAddr) -> Result<(), CliErro
     let control = domain
         .take_control()
         .ok_or_else(|| CliError::internal("gateway", "its channel to the node is taken"))?;
-    let watcher = Watcher::start("weft-home").map_err(|error| CliError::internal("watcher thread", error))?;
+    let watcher =
+        Watcher::start("weft-home").map_err(|error| CliError::internal("watcher thread", error))?;
     let (asks, mut asked) = mpsc::unbounded_channel();
-    let home = Arc::new(NodeHome { domain: domain.clone(), asks });
+    let home = Arc::new(NodeHome {
+        domain: domain.clone(),
+        asks,
+    });
     let (handle, running) = weft_gateway::run(Config::new(identity, listen), home)
         .await
         .map_err(|error| CliError::internal("gateway", error))?;
     let address = running.local_address().to_string();
-    let line = Line::open(control, &Rc::new(watcher), move |line, request| obey(&handle, &line, request));
+    let to_stop = handle.clone();
+    let line = Line::open(control, &Rc::new(watcher), move |line, request| {
+        obey(&handle, &line, request)
+    });
     let to_node = line.clone();
     tokio::task::spawn_local(async move {
         while let Some(ask) = asked.recv().await {
@@ -61,11 +70,17 @@ async fn serve(identity: NodeIdentity, listen: SocketAddr) -> Result<(), CliErro
             tokio::task::spawn_local(work(to_node.clone()));
         }
     });
-    line.ask::<GatewayHome, _>(&GatewayReady { address }, &[], HOME_TIMEOUT).await?;
+    line.ask::<GatewayHome, _>(&GatewayReady { address }, &[], HOME_TIMEOUT)
+        .await?;
+    let mut term =
+        signal(SignalKind::terminate()).map_err(|error| CliError::internal("SIGTERM", error))?;
     tokio::select! {
-        () = running => Ok(()),
-        () = node_ends(&domain) => Ok(()),
+        () = running => {}
+        () = node_ends(&domain) => {}
+        // The node ends in order: the other nodes hear so at once, and not by our silence.
+        _ = term.recv() => to_stop.stop().await,
     }
+    Ok(())
 }
 
 async fn node_ends(domain: &Domain) {
@@ -97,12 +112,18 @@ async fn act(handle: GatewayHandle, message: GatewayRequest, descriptors: Vec<Ow
                     table: carry.table,
                     client_half,
                     side,
-                    resume: carry
-                        .resume
-                        .map(|resume| CarryResume { outgoing: resume.outgoing, incoming: resume.incoming }),
+                    resume: carry.resume.map(|resume| CarryResume {
+                        outgoing: resume.outgoing,
+                        incoming: resume.incoming,
+                    }),
                 })
                 .await?;
-            reply_with(&Carried { epoch: carried.epoch }, vec![carried.own_half])
+            reply_with(
+                &Carried {
+                    epoch: carried.epoch,
+                },
+                vec![carried.own_half],
+            )
         }
         GatewayRequest::Drop(dropped) => {
             handle.drop_channel(dropped.channel, dropped.refusal).await;
@@ -114,7 +135,9 @@ async fn act(handle: GatewayHandle, message: GatewayRequest, descriptors: Vec<Ow
             reply(&LocalSwapped {})
         }
         GatewayRequest::ServiceMoved(moved) => {
-            handle.service_moved(&moved.service, &moved.node, moved.epoch).await;
+            handle
+                .service_moved(&moved.service, &moved.node, moved.epoch)
+                .await;
             reply(&MoveNoted {})
         }
         GatewayRequest::Peers(_) => {
@@ -123,7 +146,10 @@ async fn act(handle: GatewayHandle, message: GatewayRequest, descriptors: Vec<Ow
                 .into_iter()
                 .map(|peer| PeerReport {
                     node: peer.node,
-                    address: peer.address.map(|address| address.to_string()).unwrap_or_default(),
+                    address: peer
+                        .address
+                        .map(|address| address.to_string())
+                        .unwrap_or_default(),
                     connected: peer.connected,
                     channels: peer.channels,
                 })
@@ -135,7 +161,10 @@ async fn act(handle: GatewayHandle, message: GatewayRequest, descriptors: Vec<Ow
 
 fn two(descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; 2], Refusal> {
     descriptors.try_into().map_err(|_| {
-        Refusal::new(RefusalCode::PeerFault, "a half and a side socket come with this message")
+        Refusal::new(
+            RefusalCode::PeerFault,
+            "a half and a side socket come with this message",
+        )
     })
 }
 
@@ -150,7 +179,10 @@ struct NodeHome {
 
 impl NodeHome {
     /// Has `work` done with the line to the daemon.
-    fn ask<T, F>(&self, work: impl FnOnce(Line) -> F + Send + 'static) -> BoxFuture<'static, Result<T, Refusal>>
+    fn ask<T, F>(
+        &self,
+        work: impl FnOnce(Line) -> F + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Refusal>>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Refusal>> + 'static,
@@ -177,10 +209,17 @@ impl NodeHome {
 }
 
 impl Home for NodeHome {
-    fn locate(&self, service: &ServiceName) -> BoxFuture<'static, Result<(NodeName, Epoch), Refusal>> {
-        let locate = Locate { service: service.clone() };
+    fn locate(
+        &self,
+        service: &ServiceName,
+    ) -> BoxFuture<'static, Result<(NodeName, Epoch), Refusal>> {
+        let locate = Locate {
+            service: service.clone(),
+        };
         self.ask(move |line| async move {
-            let (located, _) = line.ask::<GatewayHome, _>(&locate, &[], HOME_TIMEOUT).await?;
+            let (located, _) = line
+                .ask::<GatewayHome, _>(&locate, &[], HOME_TIMEOUT)
+                .await?;
             Ok((located.node, located.epoch))
         })
     }
@@ -188,8 +227,14 @@ impl Home for NodeHome {
     fn address(&self, node: &NodeName) -> BoxFuture<'static, Result<Vec<SocketAddr>, Refusal>> {
         let resolve = Resolve { node: node.clone() };
         self.ask(move |line| async move {
-            let (resolved, _) = line.ask::<GatewayHome, _>(&resolve, &[], HOME_TIMEOUT).await?;
-            Ok(resolved.addresses.iter().filter_map(|address| address.parse().ok()).collect())
+            let (resolved, _) = line
+                .ask::<GatewayHome, _>(&resolve, &[], HOME_TIMEOUT)
+                .await?;
+            Ok(resolved
+                .addresses
+                .iter()
+                .filter_map(|address| address.parse().ok())
+                .collect())
         })
     }
 
@@ -199,12 +244,23 @@ impl Home for NodeHome {
         target: &ServiceName,
         exporter: Vec<u8>,
     ) -> BoxFuture<'static, Result<Presented, Refusal>> {
-        let (domain, prove) = (self.domain.clone(), Prove { channel, target: target.clone(), exporter });
+        let (domain, prove) = (
+            self.domain.clone(),
+            Prove {
+                channel,
+                target: target.clone(),
+                exporter,
+            },
+        );
         // The security service has a channel of its own, which is waited on in a thread.
         tokio::task::spawn_blocking(move || {
             let proof = domain.ask_security(&prove).map_err(Refusal::from)?;
-            Presented::from_parts(proof.capability_chain, proof.identity_chain, proof.signature)
-                .map_err(|why| Refusal::new(RefusalCode::Internal, why))
+            Presented::from_parts(
+                proof.capability_chain,
+                proof.identity_chain,
+                proof.signature,
+            )
+            .map_err(|why| Refusal::new(RefusalCode::Internal, why))
         })
         .unwrap_or_else(|error| Err(Refusal::new(RefusalCode::Internal, error.to_string())))
         .boxed()
@@ -216,15 +272,35 @@ impl Home for NodeHome {
         target: &ServiceName,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<Option<Start>, Refusal>> {
-        let ask = InboundStart { channel, target: target.clone(), epoch };
+        let ask = InboundStart {
+            channel,
+            target: target.clone(),
+            epoch,
+        };
         self.ask(move |line| async move {
             let (started, _) = line.ask::<GatewayHome, _>(&ask, &[], HOME_TIMEOUT).await?;
-            Ok(started.start.map(|start| Start { outgoing: start.outgoing, incoming: start.incoming }))
+            Ok(started.start.map(|start| Start {
+                outgoing: start.outgoing,
+                incoming: start.incoming,
+            }))
         })
     }
 
-    fn open_inbound(&self, request: InboundOpen) -> BoxFuture<'static, Result<InboundOpened, Refusal>> {
-        let InboundOpen { channel, caller, node, grant, target, epoch, table, own_half, resume } = request;
+    fn open_inbound(
+        &self,
+        request: InboundOpen,
+    ) -> BoxFuture<'static, Result<InboundOpened, Refusal>> {
+        let InboundOpen {
+            channel,
+            caller,
+            node,
+            grant,
+            target,
+            epoch,
+            table,
+            own_half,
+            resume,
+        } = request;
         let open = OpenInbound {
             channel,
             caller: Caller { name: caller, node },
@@ -232,24 +308,35 @@ impl Home for NodeHome {
             epoch,
             table,
             ceiling: grant.lane_ceiling,
-            resume: resume.map(|start| StartAt { outgoing: start.outgoing, incoming: start.incoming }),
+            resume: resume.map(|start| StartAt {
+                outgoing: start.outgoing,
+                incoming: start.incoming,
+            }),
         };
         self.ask(move |line| async move {
-            let (opened, descriptors) = line.ask::<GatewayHome, _>(&open, &[own_half], HOME_TIMEOUT).await?;
+            let (opened, descriptors) = line
+                .ask::<GatewayHome, _>(&open, &[own_half], HOME_TIMEOUT)
+                .await?;
             let [peer_half, side] = two(descriptors)?;
-            Ok(InboundOpened { peer_half, side, epoch: opened.epoch })
+            Ok(InboundOpened {
+                peer_half,
+                side,
+                epoch: opened.epoch,
+            })
         })
     }
 
     fn inbound_closed(&self, channel: ChannelId) {
         tell(self.ask(move |line| async move {
-            line.ask::<GatewayHome, _>(&InboundClosed { channel }, &[], HOME_TIMEOUT).await
+            line.ask::<GatewayHome, _>(&InboundClosed { channel }, &[], HOME_TIMEOUT)
+                .await
         }));
     }
 
     fn channel_lost(&self, channel: ChannelId, refusal: Refusal) {
         tell(self.ask(move |line| async move {
-            line.ask::<GatewayHome, _>(&ChannelLost { channel, refusal }, &[], HOME_TIMEOUT).await
+            line.ask::<GatewayHome, _>(&ChannelLost { channel, refusal }, &[], HOME_TIMEOUT)
+                .await
         }));
     }
 }

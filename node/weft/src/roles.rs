@@ -8,7 +8,9 @@ use std::time::SystemTime;
 use tokio::runtime::{Builder, Runtime};
 use weft_authority::NodeIssuer;
 use weft_capability::{IdentityError, InstanceKeys, NodeIdentity};
-use weft_cli::arguments::{CaInitArgs, CaNodeArgs, GatewayArgs, Global, GrantArgs, NodeArgs, ServiceArgs};
+use weft_cli::arguments::{
+    CaInitArgs, CaNodeArgs, GatewayArgs, Global, GrantArgs, NodeArgs, ServiceArgs,
+};
 use weft_cli::{CliError, Output, Roles};
 use weft_daemon::Config;
 use weft_types::RefusalCode;
@@ -27,7 +29,9 @@ impl Roles for Binary {
         prepare(args.debuggable, true)?;
         let data = global.data()?.clone();
         let identity = identity(&data)?;
-        identity.check_is(args.name.as_ref(), None).map_err(untrusted)?;
+        identity
+            .check_is(args.name.as_ref(), None)
+            .map_err(untrusted)?;
         let issuer = NodeIssuer::load(&data, SystemTime::now()).map_err(untrusted)?;
         let mut peers = BTreeMap::new();
         for peer in args.peers {
@@ -46,7 +50,9 @@ impl Roles for Binary {
             debuggable: args.debuggable,
         };
         let keys = InstanceKeys::new(Box::new(issuer));
-        runtime()?.block_on(weft_daemon::run(config, identity, keys)).map_err(CliError::from)
+        runtime()?
+            .block_on(weft_daemon::run(config, identity, keys))
+            .map_err(CliError::from)
     }
 
     fn gateway(&self, global: &Global, args: GatewayArgs) -> Result<(), CliError> {
@@ -63,7 +69,9 @@ impl Roles for Binary {
             "kv" => kv_service::run().map_err(|error| CliError::Refused(error.into())),
             other => Err(CliError::refused(
                 RefusalCode::UnknownService,
-                format!("no service {other:?} is built in; there is: kv. Another program is started with --binary PATH"),
+                format!(
+                    "no service {other:?} is built in; there is: kv. Another program is started with --binary PATH"
+                ),
             )),
         }
     }

@@ -38,8 +38,8 @@ struct Timeline {
     figures: [Vec<Option<[f64; 2]>>; 3],
     /// Local, remote, moving: time and latency of some answers, in milliseconds.
     points: [Vec<[f64; 2]>; 3],
-    /// Begin and end of each move, in milliseconds.
-    moves: Vec<[f64; 2]>,
+    /// Begin, freeze and end of each move, in milliseconds.
+    moves: Vec<[f64; 3]>,
 }
 
 impl Timeline {
@@ -73,10 +73,7 @@ impl Timeline {
                 .moves
                 .iter()
                 .map(|one| {
-                    [
-                        milliseconds(one.started_nanos),
-                        milliseconds(one.ended_nanos),
-                    ]
+                    [one.started_nanos, one.frozen_nanos(), one.ended_nanos].map(milliseconds)
                 })
                 .collect(),
         };

@@ -1,9 +1,9 @@
 //! Latency as the clients saw it, told apart by where the service was.
 //!
 //! A client cannot know at each moment on which node its service lives, so answers are sorted after
-//! the fact by the moves: before a move the service was at its source, after it at its target, and
-//! an answer whose time overlaps a move counts as *moving*, so that neither the local nor the
-//! remote figures are blurred by it and the price of a move is seen by itself.
+//! the fact by the moves: until its freeze the service was at its source, after the move at its
+//! target, and an answer that was under way in between counts as *moving*, so that neither the local
+//! nor the remote figures are blurred by it and the price of a move is seen by itself.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -59,11 +59,11 @@ impl Whereabouts {
         }
     }
 
-    /// Adds a move, later than all before, after which the service is on `node`: its target, or its
+    /// Adds the part of a move in which the service serves nobody, later than all before, after which the service is on `node`: its target, or its
     /// source if it failed.
-    pub(crate) fn add_move(&mut self, started_nanos: u64, ended_nanos: u64, node: &str) {
+    pub(crate) fn add_move(&mut self, frozen_nanos: u64, ended_nanos: u64, node: &str) {
         self.stays.push(Stay {
-            from_nanos: started_nanos,
+            from_nanos: frozen_nanos,
             node: None,
         });
         self.stays.push(Stay {
@@ -162,23 +162,33 @@ pub(crate) fn milliseconds(nanos: u64) -> f64 {
     (nanos / 1000) as f64 / 1000.0
 }
 
-/// The longest time that this client waited for an answer of any kind around a move, in nanoseconds.
+/// The longest time that this client waited for the next answer of any kind around a move, in
+/// nanoseconds.
 ///
-/// It is the longest gap between two successive answers that overlaps the move; a client that was
-/// never held up shows its ordinary pace, so this is an upper bound of what the move cost it.
+/// It is the longest gap between two successive answers that overlaps the move, without the part in
+/// which the client had nothing under way: a client that sends rarely is not blacked out between its
+/// messages.
 pub(crate) fn blackout_nanos(
     answers: &[Answer],
     move_started_nanos: u64,
     move_ended_nanos: u64,
 ) -> u64 {
     let first = answers.partition_point(|answer| answer.at_nanos < move_started_nanos);
-    let before = first.saturating_sub(1);
-    answers[before..]
-        .windows(2)
-        .take_while(|pair| pair[0].at_nanos <= move_ended_nanos)
-        .map(|pair| pair[1].at_nanos.saturating_sub(pair[0].at_nanos))
-        .max()
-        .unwrap_or(0)
+    let mut previous = first
+        .checked_sub(1)
+        .map_or(0, |before| answers[before].at_nanos);
+    let mut longest = 0;
+    for answer in &answers[first..] {
+        let waits_since = previous.max(answer.sent_nanos());
+        if previous > move_ended_nanos {
+            break;
+        }
+        if waits_since <= move_ended_nanos {
+            longest = longest.max(answer.at_nanos.saturating_sub(waits_since));
+        }
+        previous = answer.at_nanos;
+    }
+    longest
 }
 
 #[cfg(test)]
@@ -217,15 +227,24 @@ mod tests {
     }
 
     #[test]
-    fn the_blackout_is_the_longest_gap_that_overlaps_the_move() {
-        let answers: Vec<Answer> = [100, 200, 300, 900, 1000, 5000, 5100]
-            .map(|at| answer(at - 50, at))
+    fn the_blackout_is_the_longest_wait_that_overlaps_the_move() {
+        // Always four under way: each was sent well before the answer to the one before it.
+        let busy: Vec<Answer> = [100u64, 200, 300, 900, 1000, 5000, 5100]
+            .map(|at| answer(at.saturating_sub(5000), at))
             .to_vec();
-        assert_eq!(blackout_nanos(&answers, 350, 800), 600);
-        assert_eq!(blackout_nanos(&answers, 150, 250), 100);
-        assert_eq!(blackout_nanos(&answers, 2000, 2100), 4000);
-        assert_eq!(blackout_nanos(&answers, 6000, 7000), 0);
+        assert_eq!(blackout_nanos(&busy, 350, 800), 600);
+        assert_eq!(blackout_nanos(&busy, 150, 250), 100);
+        assert_eq!(blackout_nanos(&busy, 2000, 2100), 4000);
+        assert_eq!(blackout_nanos(&busy, 6000, 7000), 0);
         assert_eq!(blackout_nanos(&[], 0, 1), 0);
+    }
+
+    #[test]
+    fn a_client_with_nothing_under_way_is_not_blacked_out() {
+        let rare = [answer(90, 100), answer(1040, 1050), answer(1060, 3000)];
+        assert_eq!(blackout_nanos(&rare, 500, 1045), 10);
+        assert_eq!(blackout_nanos(&rare, 500, 600), 0);
+        assert_eq!(blackout_nanos(&rare, 1100, 1200), 1940);
     }
 
     #[test]

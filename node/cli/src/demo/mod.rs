@@ -296,7 +296,7 @@ fn finish(
     } else if failed_moves + ended_early > 0 {
         output.exit = Exit::Internal;
         output.text.push_str(&format!(
-            "no message was harmed, but {failed_moves} moves failed and {ended_early} clients ended before their time\n"
+            "no message was harmed, but moves that failed: {failed_moves}, clients that ended before their time: {ended_early}\n"
         ));
     }
     Ok(output)

@@ -8,6 +8,9 @@ use super::latency::{
     Answer, Latencies, Place, Summary, Whereabouts, blackout_nanos, milliseconds,
 };
 
+/// The step with which a service stops serving at its source.
+const FREEZE: &str = "freeze";
+
 /// The whole run. The field names are the keys of `report.json` and stay as they are.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
@@ -105,7 +108,7 @@ pub(crate) struct MoveEntry {
     pub(crate) epoch: u64,
     /// Milliseconds of each step, by the step's name, in order.
     pub(crate) steps_ms: Map<String, Value>,
-    /// The longest that any client waited for an answer around the move, in milliseconds.
+    /// The longest that any client waited for its next answer around the move, in milliseconds.
     pub(crate) blackout_ms: f64,
     /// How long the service answered nobody, as its nodes saw it.
     pub(crate) service_blackout_ms: f64,
@@ -130,6 +133,29 @@ pub(crate) struct MoveRecord {
     pub(crate) started_nanos: u64,
     pub(crate) ended_nanos: u64,
     pub(crate) outcome: Result<MoveOutcome, String>,
+}
+
+impl MoveRecord {
+    /// When the service stopped serving at its source, as far as the runner can tell. Until `freeze`
+    /// it serves as before.
+    ///
+    /// The nodes report how long each step took, not when it began. The steps are laid out from the
+    /// beginning and from the end of the call, and the earlier of the two counts: rather a few
+    /// undisturbed answers among those of the move than the other way round.
+    pub(crate) fn frozen_nanos(&self) -> u64 {
+        let Ok(outcome) = &self.outcome else {
+            return self.started_nanos;
+        };
+        let freeze = outcome.steps.iter().position(|(step, _)| step == FREEZE);
+        let (before, after) = outcome.steps.split_at(freeze.unwrap_or(0));
+        let nanos = |steps: &[(String, f64)]| {
+            let milliseconds: f64 = steps.iter().map(|(_, took)| took.max(0.0)).sum();
+            (milliseconds * 1e6) as u64
+        };
+        let from_begin = self.started_nanos.saturating_add(nanos(before));
+        let from_end = self.ended_nanos.saturating_sub(nanos(after));
+        from_begin.min(from_end).max(self.started_nanos)
+    }
 }
 
 /// What the nodes reported of a move that was made.
@@ -184,7 +210,7 @@ impl Recording {
             } else {
                 &one.from
             };
-            whereabouts.add_move(one.started_nanos, one.ended_nanos, owner);
+            whereabouts.add_move(one.frozen_nanos(), one.ended_nanos, owner);
         }
         whereabouts
     }
@@ -333,10 +359,11 @@ pub(crate) mod tests {
                 .filter(|ms| !(501..520).contains(ms))
                 .map(|ms| Answer {
                     at_nanos: ms * MS,
-                    latency_nanos: if (ms < 500) == (node == "n1") {
-                        MS / 10
-                    } else {
-                        MS / 2
+                    latency_nanos: match ms {
+                        // Sent before the service froze, answered when it served again.
+                        520 => 21 * MS,
+                        _ if (ms < 500) == (node == "n1") => MS / 10,
+                        _ => MS / 2,
                     },
                 })
                 .collect(),
@@ -445,6 +472,20 @@ pub(crate) mod tests {
             recording.report().broken_promises(),
             ["the loaded data changed"]
         );
+    }
+
+    #[test]
+    fn the_service_is_at_its_source_until_it_freezes() {
+        // Of the 15 ms of the move, 4 are before `freeze` and 2.75 from there on; the rest is unknown.
+        let mut recording = recording();
+        let one = &mut recording.moves[0];
+        assert_eq!(one.frozen_nanos(), 504_000_000);
+        one.outcome.as_mut().unwrap().steps[0].1 = 14.0;
+        assert_eq!(one.frozen_nanos(), 512_250_000);
+        one.outcome.as_mut().unwrap().steps[1].1 = 1e9;
+        assert_eq!(one.frozen_nanos(), one.started_nanos);
+        one.outcome = Err("no".to_owned());
+        assert_eq!(one.frozen_nanos(), one.started_nanos);
     }
 
     #[test]
