@@ -18,6 +18,8 @@
 //!   refuses to prepare for the same service, which may come back before the earlier `swap` is done.
 //! - Between `Freeze` and `Thaw` or `Release` the service is neither started nor restarted, even
 //!   if it dies: that is the machine's decision, told by its end.
+//! - Channels of the service are opened and resumed at the source until its state is `Given`, and
+//!   refused from then on, also before the swap: the new owner goes on from the frozen cursors.
 //! - `RecordActivation` is durable before the answer to it. A node that comes back without such a
 //!   record answers that it has *never* activated the move; then the source, which keeps the frozen
 //!   state until it hears `Activated`, sends it again.

@@ -158,6 +158,13 @@ impl World {
         })
     }
 
+    pub(crate) fn is_given_away(&self, node: Node, service: Service) -> bool {
+        self.nodes[node]
+            .sources
+            .values()
+            .any(|source| source.service == service && source.machine.state() == SourceState::Given)
+    }
+
     fn state_may_be_lost(&mut self, instance: Instance) {
         for &channel in self.instances[instance].ends.keys() {
             self.checker.may_be_lost(channel);

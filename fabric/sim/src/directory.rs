@@ -46,9 +46,10 @@ impl World {
     }
 
     fn directory_delay(&mut self) -> u64 {
-        match self.pick(20) {
-            0 => self.draw(5_000..200_000),
-            _ => self.draw(100..2_000),
+        if self.chance(self.scenario.rates.slow_directory_percent) {
+            self.draw(5_000..200_000)
+        } else {
+            self.draw(100..2_000)
         }
     }
 

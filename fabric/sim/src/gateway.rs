@@ -376,7 +376,9 @@ impl World {
             return Ok(Err(false));
         };
         let phase = self.instances[instance].phase;
-        if matches!(phase, Phase::Dead | Phase::Waiting) {
+        // A frozen service takes up its channels again, but not once it is given away: what is
+        // opened then would start from cursors that the new owner has left behind.
+        if matches!(phase, Phase::Dead | Phase::Waiting) || self.is_given_away(node, service) {
             return Ok(Err(false));
         }
         if !self.instances[instance].ends.contains_key(&channel) {

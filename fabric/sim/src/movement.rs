@@ -89,7 +89,7 @@ impl Image {
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) machine: MoveSource,
-    service: Service,
+    pub(crate) service: Service,
     to: Node,
     pub(crate) instance: Instance,
     image: Option<Rc<Image>>,
@@ -202,14 +202,14 @@ impl World {
                 return Ok(());
             };
             let Some(action) = source.machine.poll_action() else {
-                let due = source.machine.poll_timeout();
-                if due != source.timer {
-                    source.timer = due;
-                    if let Some(due) = due {
-                        let at = self.node_life(node);
-                        let input = SourceInput::Timeout;
-                        self.agenda.at(due, Event::Source { at, id, input });
-                    }
+                // An earlier one than is needed does no harm, and sets the next.
+                if let Some(due) = source.machine.poll_timeout()
+                    && source.timer.is_none_or(|timer| timer > due)
+                {
+                    source.timer = Some(due);
+                    let at = self.node_life(node);
+                    let input = SourceInput::Timeout;
+                    self.agenda.at(due, Event::Source { at, id, input });
                 }
                 return Ok(());
             };
@@ -534,14 +534,14 @@ impl World {
                 return Ok(());
             };
             let Some(action) = target.machine.poll_action() else {
-                let due = target.machine.poll_timeout();
-                if due != target.timer {
-                    target.timer = due;
-                    if let Some(due) = due {
-                        let at = self.node_life(node);
-                        let input = TargetInput::Timeout;
-                        self.agenda.at(due, Event::Target { at, id, input });
-                    }
+                // An earlier one than is needed does no harm, and sets the next.
+                if let Some(due) = target.machine.poll_timeout()
+                    && target.timer.is_none_or(|timer| timer > due)
+                {
+                    target.timer = Some(due);
+                    let at = self.node_life(node);
+                    let input = TargetInput::Timeout;
+                    self.agenda.at(due, Event::Target { at, id, input });
                 }
                 return Ok(());
             };

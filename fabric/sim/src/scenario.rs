@@ -48,6 +48,9 @@ pub struct Rates {
     pub directory_full: Option<Duration>,
     /// The share of datagrams between daemons that is lost, and as many are doubled, in percent.
     pub lossy_percent: u32,
+    /// The share of what is asked of the directory, and of its answers, that takes up to 200 ms
+    /// and not up to 2, in percent.
+    pub slow_directory_percent: u32,
 }
 
 /// A rule to break.
@@ -84,7 +87,10 @@ impl Scenario {
             clients: 4,
             load: Duration::from_millis(600),
             pause: Duration::from_millis(16),
-            rates: Rates::default(),
+            rates: Rates {
+                slow_directory_percent: 5,
+                ..Rates::default()
+            },
             mutation: None,
             shown_events: 60,
         }
@@ -143,7 +149,25 @@ impl Scenario {
             directory_cuts: Some(Duration::from_millis(600)),
             directory_full: Some(Duration::from_millis(1500)),
             lossy_percent: 3,
+            slow_directory_percent: 5,
         };
+        scenario
+    }
+
+    /// Several services on more nodes, with slow storage and daemons that lose a tenth of what they
+    /// say: commits that stay in doubt, and targets that are forgotten.
+    #[must_use]
+    pub fn doubtful_commits() -> Self {
+        let mut scenario = Self::everything();
+        scenario.name = "doubtful_commits";
+        scenario.nodes = 4;
+        scenario.services = 3;
+        scenario.clients = 5;
+        scenario.pause = Duration::from_millis(60);
+        scenario.rates.moves = Some(Duration::from_millis(50));
+        scenario.rates.gateway_crashes = None;
+        scenario.rates.lossy_percent = 10;
+        scenario.rates.slow_directory_percent = 30;
         scenario
     }
 
@@ -155,6 +179,7 @@ impl Scenario {
             Self::moves_under_load(),
             Self::process_crashes(),
             Self::everything(),
+            Self::doubtful_commits(),
         ]
     }
 

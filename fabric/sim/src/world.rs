@@ -395,22 +395,20 @@ impl World {
                     let freed = self.memory[peer].cursors[lane].done;
                     self.checker.freed(channel, lane, freed)?;
                 }
-                self.check_replies_kept(channel, lane, end.own)?;
             }
+            self.check_replies_kept(channel, end.own)?;
         }
         Ok(())
     }
 
     /// The service's ring keeps a reply until the client has done with it.
-    fn check_replies_kept(
-        &self,
-        channel: Channel,
-        lane: Lane,
-        client: HalfId,
-    ) -> Result<(), Broken> {
-        let done = self.memory[client].cursors[lane].done;
-        for instance in self.instances.iter().rev() {
-            if let Some(peer) = instance.ends.get(&channel).and_then(|end| end.peer()) {
+    fn check_replies_kept(&self, channel: Channel, client: HalfId) -> Result<(), Broken> {
+        for instance in &self.instances {
+            let Some(peer) = instance.ends.get(&channel).and_then(|end| end.peer()) else {
+                continue;
+            };
+            for lane in Lane::ALL {
+                let done = self.memory[client].cursors[lane].done;
                 let freed = self.memory[peer].cursors[lane].done;
                 if freed > done {
                     return Err(format!(

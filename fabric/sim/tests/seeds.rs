@@ -14,7 +14,7 @@ fn number(name: &str, default: u64) -> u64 {
 /// Runs the seeds and gives back the summaries; the first violation ends the test.
 fn run(scenario: &Scenario) -> Vec<Summary> {
     let first = number("WEFT_SIM_FIRST", 0);
-    (first..first + number("WEFT_SIM_SEEDS", 150))
+    (first..first + number("WEFT_SIM_SEEDS", 110))
         .map(|seed| {
             Simulation::run(seed, scenario).unwrap_or_else(|violation| panic!("{violation}"))
         })
@@ -68,10 +68,17 @@ fn nodes_that_die_at_any_step_of_a_move_never_leave_two_owners() {
 }
 
 #[test]
+fn commits_that_stay_in_doubt_end_with_one_owner() {
+    let runs = run(&Scenario::doubtful_commits());
+    assert!(sum(&runs, |run| run.moves.asked_again) > runs.len() as u64);
+    assert!(sum(&runs, |run| run.moves.done) > runs.len() as u64);
+}
+
+#[test]
 fn one_seed_has_one_history() {
     for scenario in Scenario::all() {
         let mut traces = Vec::new();
-        for seed in 0..8 {
+        for seed in 0..4 {
             let once = Simulation::run(seed, &scenario);
             let again = Simulation::run(seed, &scenario);
             let (once, again) = (once.expect("no violation"), again.expect("no violation"));
@@ -80,6 +87,6 @@ fn one_seed_has_one_history() {
         }
         traces.sort_unstable();
         traces.dedup();
-        assert_eq!(traces.len(), 8, "two seeds have one history");
+        assert_eq!(traces.len(), 4, "two seeds have one history");
     }
 }
