@@ -142,19 +142,27 @@ async fn open_one(shared: &Arc<Shared>, link: &Arc<Link>, open: Open) -> Result<
             "bytes follow the type table",
         ));
     }
-    let known = shared.far.get(&open.channel).map(|far| Arc::clone(&far));
+    let mut known = shared.far.get(&open.channel).map(|far| Arc::clone(&far));
     if let Some(far) = &known {
         check_known(far, link, &open)?;
     }
-    let start = match &known {
-        Some(_) => None,
-        None => {
+    let mut start = None;
+    if known
+        .as_ref()
+        .is_none_or(|far| far.channel.epoch() < open.epoch)
+    {
+        let inbound = shared
+            .home
+            .inbound_start(open.channel, &open.target, open.epoch);
+        start = inbound.await?;
+        // The service has come back in a later epoch, and nobody told that it had gone.
+        if let Some(old) = known.take() {
+            old.channel.close();
             shared
-                .home
-                .inbound_start(open.channel, &open.target, open.epoch)
-                .await?
+                .far
+                .remove_if(&open.channel, |_, current| Arc::ptr_eq(current, &old));
         }
-    };
+    }
     let grant = check_right(shared, link, &open, &table)?;
     let attachment = Attachment {
         link: link.id,
@@ -230,15 +238,6 @@ fn check_known(far: &Far, link: &Link, open: &Open) -> Result<(), Refusal> {
         return Err(Refusal::new(
             RefusalCode::Moved,
             format!("{} is in {ours}, not in {}", open.target, open.epoch),
-        ));
-    }
-    if open.epoch > ours {
-        return Err(Refusal::new(
-            RefusalCode::Busy,
-            format!(
-                "{} is in {ours} here, {} is not known yet",
-                open.target, open.epoch
-            ),
         ));
     }
     // Frames of one connection come in order, so this is a peer that counts wrongly.

@@ -182,6 +182,33 @@ async fn a_service_moves_between_far_gateways_while_its_clients_send() {
 }
 
 #[tokio::test]
+async fn an_old_home_that_was_told_nothing_takes_the_service_back_all_the_same() {
+    let cluster = Cluster::new("shop");
+    let (n1, n2, n3) = (cluster.node("n1"), cluster.node("n2"), cluster.node("n3"));
+    cluster.start_service(&n2, "kv", 1);
+    let client = n1
+        .open("app", "kv", cluster.grant("app", "kv"))
+        .await
+        .unwrap();
+    let (channel, replies) = (client.channel, client.replies.clone());
+    let work = tokio::spawn(client.exchange(3_000, Duration::from_micros(50)));
+    let reach = async |count| {
+        eventually("replies come", || replies.load(Ordering::SeqCst) > count).await;
+    };
+    reach(500).await;
+    cluster.move_silently("kv", &n2, &n3, 2).await;
+    // The old home's gateway still has the channel; nobody serves it there.
+    n1.handle()
+        .service_moved(&service("kv"), &n3.name, Epoch::new(2))
+        .await;
+    reach(1_500).await;
+    cluster.move_service("kv", &n3, &n2, 3).await;
+    let (_client, report) = work.await.unwrap();
+    assert_eq!(report.replies, 3_000);
+    assert_handled(&service_at(&n2, "kv"), channel, 3_000);
+}
+
+#[tokio::test]
 async fn a_gateway_that_dies_on_either_side_loses_nothing() {
     let cluster = Cluster::new("shop");
     let (mut n1, mut n2) = (cluster.node("n1"), cluster.node("n2"));

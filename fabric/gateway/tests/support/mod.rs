@@ -24,7 +24,7 @@ mod service;
 
 pub(crate) use client::Client;
 pub(crate) use home::TestHome;
-pub(crate) use service::TestService;
+pub(crate) use service::{Frozen, TestService};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -142,6 +142,32 @@ impl Cluster {
         to: &TestNode,
         epoch: u64,
     ) {
+        let saved = self.freeze_and_commit(name, from, to, epoch).await;
+        from.handle()
+            .service_moved(&service(name), &to.name, Epoch::new(epoch))
+            .await;
+        self.activate(name, to, epoch, saved);
+    }
+
+    /// The same, but the gateway of the old home is told nothing.
+    pub(crate) async fn move_silently(
+        &self,
+        name: &str,
+        from: &TestNode,
+        to: &TestNode,
+        epoch: u64,
+    ) {
+        let saved = self.freeze_and_commit(name, from, to, epoch).await;
+        self.activate(name, to, epoch, saved);
+    }
+
+    async fn freeze_and_commit(
+        &self,
+        name: &str,
+        from: &TestNode,
+        to: &TestNode,
+        epoch: u64,
+    ) -> Frozen {
         let old = from
             .home
             .services
@@ -153,9 +179,10 @@ impl Cluster {
             .await
             .unwrap();
         self.register(to, name, epoch);
-        from.handle()
-            .service_moved(&service(name), &to.name, Epoch::new(epoch))
-            .await;
+        saved
+    }
+
+    fn activate(&self, name: &str, to: &TestNode, epoch: u64, saved: Frozen) {
         let new = Arc::new(TestService::activated(Epoch::new(epoch), saved));
         to.home.services.lock().unwrap().insert(service(name), new);
     }
