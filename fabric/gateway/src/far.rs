@@ -15,6 +15,7 @@ use weft_protocol::wire::{Control, Direction, Open};
 use weft_types::{ChannelId, Epoch, NodeName, Refusal, RefusalCode, ServiceName};
 
 use crate::channel::{Attachment, Channel, Ending, Parts, dropped};
+use crate::config::MAX_CHANNELS_PER_PEER;
 use crate::gateway::Shared;
 use crate::home::InboundOpen;
 use crate::link::{ChannelSlot, Link};
@@ -293,6 +294,23 @@ fn check_right(
     )?)
 }
 
+/// A node's channels count while they wait for it, too: it could open some, go, and come back for
+/// more.
+fn check_budget(shared: &Shared, node: &NodeName) -> Result<(), Refusal> {
+    let channels = shared.far.iter().filter(|far| far.node == *node).count();
+    if channels < MAX_CHANNELS_PER_PEER as usize {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        RefusalCode::OverBudget,
+        format!(
+            "clients of node {node} have {channels} channels to services of node {} already, \
+             which is the most: close some",
+            shared.node
+        ),
+    ))
+}
+
 async fn create(
     shared: &Arc<Shared>,
     link: &Link,
@@ -301,6 +319,7 @@ async fn create(
     grant: &ChannelGrant,
     resume: Option<weft_local_ipc::Start>,
 ) -> Result<Arc<Far>, Refusal> {
+    check_budget(shared, &link.node)?;
     let start = resume.unwrap_or_default();
     let (own, own_half) = make_half(shared, start)?;
     let request = InboundOpen {

@@ -350,6 +350,26 @@ async fn a_lane_above_the_ceiling_of_the_capability_closes_the_channel() {
 }
 
 #[tokio::test]
+async fn a_message_with_descriptors_is_never_sent_without_them() {
+    let cluster = Cluster::new("shop");
+    let (n1, n2) = (cluster.node("n1"), cluster.node("n2"));
+    let kv = cluster.start_service(&n2, "kv", 1);
+    let mut client = n1
+        .open("app", "kv", cluster.grant("app", "kv"))
+        .await
+        .unwrap();
+    client.send_descriptors(Lane::NORMAL);
+    let lost = || n1.home.lost.lock().unwrap().clone();
+    eventually("the client is told", || !lost().is_empty()).await;
+    assert_eq!(lost()[0].1.code, RefusalCode::NotAllowed);
+    eventually("the far side closes", || {
+        n2.home.closed.lock().unwrap().contains(&client.channel)
+    })
+    .await;
+    assert!(kv.handled(client.channel).is_empty());
+}
+
+#[tokio::test]
 async fn a_node_of_another_cluster_gets_nowhere() {
     let (ours, theirs) = (Cluster::new("shop"), Cluster::new("shop"));
     let n1 = ours.node("n1");

@@ -174,6 +174,15 @@ impl Client {
         self.sender.try_send(lane, header, &body(number)).unwrap();
     }
 
+    /// Sends one message that claims to have descriptors beside it.
+    pub(crate) fn send_descriptors(&mut self, lane: Lane) {
+        let header = Header {
+            has_descriptors: true,
+            ..request()
+        };
+        self.sender.try_send(lane, header, &body(0)).unwrap();
+    }
+
     /// How far the far receiver is, as the gateway's cursor says.
     pub(crate) fn done(&mut self, lane: Lane) -> Sequence {
         self.sender.done(lane).unwrap()

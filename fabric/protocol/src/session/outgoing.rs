@@ -26,6 +26,10 @@ pub(super) struct Outgoing {
     advance: bool,
 }
 
+/// The most of a peer's window that is used, in messages: the most slots that a ring may have. It
+/// bounds what is kept in mind of messages in flight, whatever a peer offers.
+const MOST_MESSAGES: u32 = 1 << 16;
+
 /// The window while there is no connection.
 const CLOSED: Window = Window {
     messages: 0,
@@ -84,7 +88,10 @@ impl Outgoing {
         self.advance |= peer.done > self.done;
         self.done = peer.done;
         self.sent = peer.expected;
-        self.window = window;
+        self.window = Window {
+            messages: window.messages.min(MOST_MESSAGES),
+            bytes: window.bytes,
+        };
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         if peer.expected > peer.done {
