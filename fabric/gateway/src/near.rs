@@ -20,13 +20,17 @@ use crate::gateway::Shared;
 use crate::home::{Carried, Carry};
 use crate::link::{ChannelSlot, Link};
 use crate::peers::unreachable_node;
-use crate::traffic::serve;
+use crate::traffic::{LINGER, serve};
 
 /// How long the far side may take to answer an open: it may have to wake a service.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// The shortest and the longest wait before a channel is opened again.
 const OPEN_AGAIN: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// The same when a node answers that the service is not there, or not yet: shorter, since this is
+/// what clients see of a move.
+const FOLLOW_AGAIN: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(100));
 
 /// How long a new channel follows a service that moves while it is being opened. A move takes
 /// milliseconds between its commit and its activation.
@@ -201,7 +205,7 @@ async fn open_first(
     mut node: NodeName,
     mut epoch: Epoch,
 ) -> Result<Opened, Refusal> {
-    let mut backoff = Backoff::new(OPEN_AGAIN.0, OPEN_AGAIN.1);
+    let mut backoff = Backoff::new(FOLLOW_AGAIN.0, FOLLOW_AGAIN.1);
     let deadline = Instant::now() + FOLLOW_FOR;
     loop {
         let refusal = match open_at(shared, near, &node, epoch).await {
@@ -371,17 +375,27 @@ async fn keep_carrying(
     near: &Arc<Near>,
     mut opened: Option<Opened>,
 ) -> Ending {
-    let mut backoff = Backoff::new(OPEN_AGAIN.0, OPEN_AGAIN.1);
+    let mut unreachable = Backoff::new(OPEN_AGAIN.0, OPEN_AGAIN.1);
+    let mut moving = Backoff::new(FOLLOW_AGAIN.0, FOLLOW_AGAIN.1);
+    let mut gone_since = None;
     loop {
-        let ending = match opened.take() {
+        let backoff = match opened.take() {
             Some(opened) => {
                 let since = Instant::now();
                 let ending = serve(&near.channel, &opened.link, opened.attachment).await;
+                let moved = match ending {
+                    Ending::Moved => true,
+                    Ending::Lost => false,
+                    Ending::ClosedByPeer(ref refusal) if !is_final(refusal.code) => false,
+                    over => return over,
+                };
                 // Carried for longer than we would wait: whatever it is now, it is news.
-                if since.elapsed() > backoff.full() {
-                    backoff.reset();
+                for backoff in [&mut unreachable, &mut moving] {
+                    if since.elapsed() > backoff.full() {
+                        backoff.reset();
+                    }
                 }
-                ending
+                if moved { &mut moving } else { &mut unreachable }
             }
             None => match open_again(shared, near).await {
                 Ok(again) => {
@@ -390,22 +404,23 @@ async fn keep_carrying(
                     opened = Some(again);
                     continue;
                 }
-                Err(refusal) if is_final(refusal.code) => Ending::Fault(refusal),
+                Err(refusal) if is_final(refusal.code) => return Ending::Fault(refusal),
                 Err(refusal) => {
                     tracing::debug!(channel = %near.channel.id, %refusal, "cannot carry a channel");
-                    Ending::Lost
+                    match refusal.code {
+                        RefusalCode::Moved | RefusalCode::Busy => &mut moving,
+                        _ => &mut unreachable,
+                    }
                 }
             },
         };
-        match ending {
-            Ending::Moved => continue,
-            Ending::ClosedByPeer(ref refusal) if is_final(refusal.code) => return ending,
-            Ending::Lost | Ending::ClosedByPeer(_) => {}
-            Ending::ClientGone | Ending::Fault(_) | Ending::Dropped => return ending,
-        }
         if near.channel.has_hung_up() {
-            // Nobody is left to open it for.
-            return Ending::ClientGone;
+            // What the client sent before it ended is still to be done, for as long as that may
+            // take on a connection.
+            let since = *gone_since.get_or_insert_with(Instant::now);
+            if near.channel.all_acknowledged() || since.elapsed() > LINGER {
+                return Ending::ClientGone;
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.wait()) => {}

@@ -29,7 +29,7 @@ const READ_BYTES: usize = 64 * 1024;
 const FULL_AGAIN: Duration = Duration::from_millis(1);
 
 /// How long the messages of a client that is gone may take to be done.
-const LINGER: Duration = Duration::from_secs(5);
+pub(crate) const LINGER: Duration = Duration::from_secs(5);
 
 /// Carries the channel on this connection until that is over, and says why it is.
 ///

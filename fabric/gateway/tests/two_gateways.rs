@@ -120,6 +120,28 @@ async fn a_client_that_ends_right_after_sending_is_heard_to_its_last_message() {
 }
 
 #[tokio::test]
+async fn a_client_that_ends_while_the_connection_is_cut_is_heard_all_the_same() {
+    let cluster = Cluster::new("shop");
+    let (n1, mut n2) = (cluster.node("n1"), cluster.node("n2"));
+    let kv = cluster.start_service(&n2, "kv", 1);
+    let mut client = n1
+        .open("app", "kv", cluster.grant("app", "kv"))
+        .await
+        .unwrap();
+    let channel = client.channel;
+    n2.kill_gateway();
+    let sent = client.flood(Lane::LOW);
+    drop(client);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    n2.start_gateway();
+    eventually("the far side closes", || {
+        n2.home.closed.lock().unwrap().contains(&channel)
+    })
+    .await;
+    assert_eq!(kv.handled(channel).len() as u64, sent);
+}
+
+#[tokio::test]
 async fn a_connection_that_is_cut_again_and_again_loses_nothing() {
     let cluster = Cluster::new("shop");
     let (n1, n2) = (cluster.node("n1"), cluster.node("n2"));
