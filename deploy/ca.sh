@@ -13,7 +13,7 @@ mark=.set-up
 # Done is what has its mark: it is written last, so a step that was cut short is made again.
 if ! [ -e /ca/$mark ]; then
     # Half a CA is no CA, and no node can have been issued by it yet.
-    $B find /ca -mindepth 1 -delete
+    $B rm -rf /ca/*
     /weft ca init --dir /ca --cluster "$WEFT_CLUSTER"
     : >/ca/$mark
 fi

@@ -393,9 +393,19 @@ impl Cluster {
     /// If the cluster is not ready within a minute.
     #[track_caller]
     pub fn restart(&mut self, name: &str) {
+        self.launch_node(name);
+        self.wait_until_ready();
+    }
+
+    /// Starts a node that does not run, and waits for nothing.
+    ///
+    /// # Panics
+    ///
+    /// If it runs already.
+    #[track_caller]
+    pub fn launch_node(&mut self, name: &str) {
         let position = self.position(name);
         self.launch(position);
-        self.wait_until_ready();
     }
 
     /// SIGTERM to a node, and waits for its end.

@@ -1,7 +1,9 @@
 //! The cluster of `deploy/docker-compose.yml`, under a project name of its own.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -29,6 +31,8 @@ pub fn docker_is_there() -> bool {
 pub struct Compose {
     project: String,
     file: PathBuf,
+    /// Containers by their node. A container that is killed and started keeps its id.
+    containers: Mutex<HashMap<String, String>>,
 }
 
 impl Compose {
@@ -46,6 +50,7 @@ impl Compose {
         let compose = Self {
             project: format!("weft-test-{label}-{}", std::process::id()),
             file: root.join("deploy/docker-compose.yml"),
+            containers: Mutex::default(),
         };
         compose.bring_up();
         compose
@@ -77,14 +82,31 @@ impl Compose {
         command
     }
 
-    /// A `weft` command inside the container of a node, at that node.
+    /// A `weft` command inside the container of a node, at that node. By `docker`, which begins at
+    /// once; `docker-compose` takes its time and makes moments hard to hit.
+    #[track_caller]
     fn exec(&self, node: &str, words: &[&str]) -> Command {
+        let mut command = Command::new("docker");
+        command
+            .args(["exec", &self.container(node), "/weft", "--json"])
+            .args(words);
+        command
+    }
+
+    /// Runs a `weft` command in a node's container the way that deploy/README.md tells people to.
+    ///
+    /// # Panics
+    ///
+    /// As [`Compose::weft`].
+    #[track_caller]
+    #[must_use]
+    pub fn weft_by_compose(&self, node: &str, words: &[&str]) -> Answer {
         let mut command = self.compose();
         // Without a terminal, so that stdout is what the command wrote.
         command
             .args(["exec", "-T", node, "/weft", "--json"])
             .args(words);
-        command
+        Answer::of(run(&mut command, PATIENCE))
     }
 
     /// Runs a `weft` command in a node's container.
@@ -131,10 +153,18 @@ impl Compose {
     #[track_caller]
     #[must_use]
     pub fn container(&self, node: &str) -> String {
+        let mut known = self
+            .containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = known.get(node) {
+            return id.clone();
+        }
         // Compose 1 and 2 put the name together differently; both can be asked.
         let asked = run(self.compose().args(["ps", "-q", node]), PATIENCE).expect_success();
         let id = asked.stdout.trim().to_owned();
         assert!(!id.is_empty(), "no container of {node}: {}", asked.told());
+        known.insert(node.to_owned(), id.clone());
         id
     }
 
