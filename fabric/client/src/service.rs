@@ -554,7 +554,13 @@ where
         let side = SideSocket::from(side);
         let own = self.domain.new_half(Geometry::DEFAULT, start)?;
         let descriptor = own.share()?;
-        let (sender, receiver, swapper) = weft_local_ipc::connect(own, peer)?;
+        let (sender, mut receiver, swapper) = weft_local_ipc::connect(own, peer)?;
+        for (lane, _, taken) in attach.resume.iter().flat_map(|resume| &resume.unknown) {
+            // What the predecessor took is never taken again.
+            receiver
+                .skip(*lane, *taken)
+                .map_err(|error| Error::new(RefusalCode::PeerFault, error.to_string()))?;
+        }
         self.loaded.remove(&attach.channel);
         let mut client = Client {
             id: attach.channel,
@@ -578,37 +584,24 @@ where
         Ok((encoded(&ClientAttached {})?, vec![descriptor]))
     }
 
-    /// Where a channel goes on, and what is to be sent on it first.
-    fn resume(&mut self, attach: &AttachClient) -> (Start, VecDeque<Outgoing>) {
+    /// Where a channel goes on, and what is to be sent on it first: replies that a predecessor had
+    /// sent and the client has not acknowledged, then what is not known of its last requests.
+    fn resume(&self, attach: &AttachClient) -> (Start, VecDeque<Outgoing>) {
+        let mut start = Start::default();
+        let mut first = VecDeque::new();
         if let Some(state) = self.loaded.get(&attach.channel) {
-            let start = Start {
+            start = Start {
                 outgoing: state.outgoing,
                 incoming: state.incoming,
             };
-            return (start, state.unacknowledged.iter().map(restored).collect());
+            first.extend(state.unacknowledged.iter().map(restored));
         }
-        let Some(resume) = &attach.resume else {
-            return (Start::default(), VecDeque::new());
-        };
-        let start = Start {
-            outgoing: resume.outgoing,
-            incoming: resume.incoming,
-        };
-        let mut first = VecDeque::new();
-        for (lane, from, to) in &resume.unknown {
-            // The predecessor took these and never said what became of them.
-            for sequence in from.get()..to.get() {
-                first.push_back(Outgoing {
-                    lane: *lane,
-                    header: Header {
-                        kind: MessageKind::OutcomeUnknown,
-                        type_index: weft_types::TypeIndex::new(0),
-                        correlation: Sequence::new(sequence),
-                        has_descriptors: false,
-                    },
-                    body: Vec::new(),
-                    finishes: None,
-                });
+        if let Some(resume) = &attach.resume {
+            start.incoming = resume.incoming;
+            for (lane, from, to) in &resume.unknown {
+                first.extend(
+                    (from.get()..to.get()).map(|sequence| unknown(*lane, Sequence::new(sequence))),
+                );
             }
         }
         (start, first)
@@ -685,6 +678,22 @@ where
             }
         }
         Ok(())
+    }
+}
+
+/// The answer to a request that the predecessor took and never finished. The request is done once
+/// this is in the ring, and not before: a successor that dies in between leaves it unknown still.
+fn unknown(lane: Lane, sequence: Sequence) -> Outgoing {
+    Outgoing {
+        lane,
+        header: Header {
+            kind: MessageKind::OutcomeUnknown,
+            type_index: weft_types::TypeIndex::new(0),
+            correlation: sequence,
+            has_descriptors: false,
+        },
+        body: Vec::new(),
+        finishes: Some(sequence),
     }
 }
 

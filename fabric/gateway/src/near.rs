@@ -441,7 +441,8 @@ async fn open_again(shared: &Arc<Shared>, near: &Arc<Near>) -> Result<Opened, Re
 fn is_final(code: RefusalCode) -> bool {
     match code.fault() {
         Fault::Caller | Fault::Right => true,
-        Fault::Reach => code == RefusalCode::Closed,
+        // The service was started anew and knows nothing of the channel.
+        Fault::Reach => matches!(code, RefusalCode::Closed | RefusalCode::OutcomeUnknown),
         Fault::Internal => code == RefusalCode::PeerFault,
     }
 }

@@ -64,16 +64,15 @@ pub struct AttachClient {
 }
 
 /// Where the channel of a dead instance goes on, as its node read it from what was left in memory.
+/// What the dead one had replied, as far as the client has not acknowledged it, came before with
+/// [`LoadChannels`].
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema)]
 pub struct Resume {
-    /// For each lane of requests, what the dead instance had taken: the first that this one takes.
+    /// For each lane of requests, what the dead instance had finished.
     pub incoming: PerLane<Sequence>,
     /// What it had taken and not finished, from the first sequence to before the second: each is
-    /// answered with `OutcomeUnknown`, before anything new is sent.
+    /// answered with `OutcomeUnknown`, and what follows is handled.
     pub unknown: Vec<(Lane, Sequence, Sequence)>,
-    /// For each lane of replies, what the dead instance had published: the client drains that from
-    /// what it left, and reads this instance's from there on.
-    pub outgoing: PerLane<Sequence>,
 }
 
 /// The service reads the channel.
@@ -249,7 +248,6 @@ mod tests {
             resume: Some(Resume {
                 incoming: PerLane::from_fn(|_| Sequence::new(12)),
                 unknown: vec![(Lane::NORMAL, Sequence::new(11), Sequence::new(12))],
-                outgoing: PerLane::default(),
             }),
             ceiling: Lane::NORMAL,
         };

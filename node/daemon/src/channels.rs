@@ -13,10 +13,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use weft_contract::TypeTable;
-use weft_local_ipc::{PeerHalf, SideSocket};
+use weft_local_ipc::{Geometry, OwnHalf, PeerHalf, SideSocket, Start};
 use weft_node_control::{
-    AttachClient, Caller, CarryResume, Domain as DomainContract, Gateway, PeerGone, Resume,
-    SwapLocal, SwapPeer,
+    AttachClient, Caller, CarryResume, ChannelState, Domain as DomainContract, Gateway, PeerGone,
+    Resume, SavedMessage, SwapLocal, SwapPeer,
 };
 use weft_types::{
     ChannelId, DomainId, Epoch, Lane, NodeName, PerLane, Refusal, RefusalCode, ServiceName,
@@ -27,6 +27,10 @@ use crate::node::Node;
 
 /// How long a domain or the gateway may take to attach or swap an end.
 pub(crate) const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many former halves of a client's end are kept. A service drains one within moments of the
+/// next coming, so that the oldest of more than these is long read.
+const MAX_FORMER: usize = 8;
 
 /// Who holds an end.
 #[derive(Clone)]
@@ -75,6 +79,8 @@ pub(crate) struct Channel {
     /// The node of the service.
     pub(crate) node: RefCell<NodeName>,
     pub(crate) client: RefCell<End>,
+    /// Halves of gateways that had the client's end before, the oldest first.
+    pub(crate) former: RefCell<Vec<OwnedFd>>,
     pub(crate) server: RefCell<End>,
 }
 
@@ -120,18 +126,90 @@ impl Channel {
     /// Where a service goes on whose predecessor on this node has died: what that had taken and not
     /// finished is unknown.
     pub(crate) fn restart_resume(&self) -> Result<Resume, Refusal> {
-        let dead = open_half(self.server_half()?)?;
-        let cursors = dead.cursors();
+        let cursors = open_half(self.server_half()?)?.cursors();
         let unknown = Lane::ALL
             .into_iter()
             .filter(|lane| cursors[*lane].done < cursors[*lane].taken)
             .map(|lane| (lane, cursors[lane].done, cursors[lane].taken))
             .collect();
         Ok(Resume {
-            incoming: PerLane::from_fn(|lane| cursors[lane].taken),
+            incoming: PerLane::from_fn(|lane| cursors[lane].done),
             unknown,
-            outgoing: PerLane::from_fn(|lane| dead.published(lane)),
         })
+    }
+
+    /// What a dead service had replied and the client has not acknowledged. Its successor sends it
+    /// again, under the same sequences: if the service then moves on, these replies move with it.
+    pub(crate) fn replies_of_the_dead(&self) -> Result<ChannelState, Refusal> {
+        let failed = |error: &dyn std::fmt::Display| {
+            Refusal::new(RefusalCode::PeerFault, format!("{}: {error}", self.id))
+        };
+        let client = open_half(self.client_half()?)?.cursors();
+        let acknowledged = PerLane::from_fn(|lane| client[lane].done);
+        let reader = OwnHalf::create(
+            Geometry::DEFAULT,
+            Start {
+                outgoing: PerLane::default(),
+                incoming: acknowledged,
+            },
+        )
+        .map_err(|error| failed(&error))?;
+        let (_, mut dead, _) = weft_local_ipc::connect(reader, open_half(self.server_half()?)?)
+            .map_err(|error| failed(&error))?;
+        let mut unacknowledged = Vec::new();
+        let mut body = Vec::new();
+        for lane in Lane::ALL {
+            while let Some(reply) = dead
+                .try_receive_lane(lane, &mut body)
+                .map_err(|error| failed(&error))?
+            {
+                unacknowledged.push(SavedMessage {
+                    lane,
+                    sequence: reply.sequence,
+                    kind: reply.header.kind,
+                    type_index: reply.header.type_index,
+                    correlation: reply.header.correlation,
+                    body: body.clone(),
+                });
+            }
+        }
+        Ok(ChannelState {
+            channel: self.id,
+            holder: self.holder.name.clone(),
+            holder_node: self.holder.node.clone(),
+            table: self.table.clone(),
+            incoming: PerLane::default(),
+            outgoing: acknowledged,
+            unacknowledged,
+        })
+    }
+
+    /// The client's halves that a service still has to read, the oldest first: of a gateway that
+    /// was replaced before the service had taken all that it had written, then of the present one.
+    pub(crate) fn halves_to_read(&self) -> Result<Vec<OwnedFd>, Refusal> {
+        let server = open_half(self.server_half()?)?.cursors();
+        let mut halves = Vec::new();
+        for former in self.former.borrow().iter() {
+            let half = open_half(duplicate(former)?)?;
+            if Lane::ALL
+                .into_iter()
+                .any(|lane| half.published(lane) > server[lane].taken)
+            {
+                halves.push(duplicate(former)?);
+            }
+        }
+        halves.push(self.client_half()?);
+        Ok(halves)
+    }
+
+    /// The client's end is another from now on; its former half may still have to be read.
+    pub(crate) fn replace_client(&self, client: End) {
+        let former = std::mem::replace(&mut *self.client.borrow_mut(), client);
+        let mut kept = self.former.borrow_mut();
+        if kept.len() == MAX_FORMER {
+            kept.remove(0);
+        }
+        kept.push(former.half);
     }
 }
 

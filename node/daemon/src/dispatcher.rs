@@ -4,10 +4,12 @@
 //! service is found, then two ends are connected; after that the dispatcher has no part in the
 //! channel. Messages are never looked at here.
 
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::time::sleep;
 use weft::{Contract, Request};
 use weft_contract::{ContractDescription, TypeTable};
 use weft_node_control::{
@@ -25,6 +27,12 @@ use crate::node::{NewServer, Node};
 
 /// How long the far node may take to take a new channel in.
 const CARRY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a service is followed that moves while a channel to it is opened.
+const MAX_CHASES: u32 = 10;
+
+/// Between two attempts to catch it.
+const CHASE_DELAY: Duration = Duration::from_millis(50);
 
 /// How long another daemon may take to describe a service.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -122,20 +130,32 @@ impl Node {
                 format!("{channel} is open already"),
             ));
         }
-        let (node, epoch) = self.locate(&target).await?;
         let caller = Caller {
             name: holder,
             node: self.name().clone(),
         };
-        let half = duplicate(&client.half)?;
-        let server = if !self.is_own(&node) {
-            self.carry(channel, &target, &caller, &node, epoch, &table, half)
-                .await?
-        } else if target.as_node().is_some() {
-            self.serve_kernel(&caller, &table, half)?
-        } else {
-            self.attach_local(channel, &target, &caller, &table, ceiling, half)
-                .await?
+        let mut attempts = 0;
+        let (server, node, epoch) = loop {
+            let (node, epoch) = self.locate(&target).await?;
+            let half = duplicate(&client.half)?;
+            let server = if !self.is_own(&node) {
+                self.carry(channel, &target, &caller, &node, epoch, &table, half)
+                    .await
+            } else if target.as_node().is_some() {
+                self.serve_kernel(&caller, &table, half)
+            } else {
+                self.attach_local(channel, &target, &caller, &table, ceiling, half)
+                    .await
+            };
+            attempts += 1;
+            match server {
+                Ok(server) => break (server, node, epoch),
+                // It moved between the question and the call.
+                Err(refusal) if refusal.code == RefusalCode::Moved && attempts < MAX_CHASES => {
+                    sleep(CHASE_DELAY).await;
+                }
+                Err(refusal) => return Err(refusal),
+            }
         };
         let opened = self.channels.insert(Channel {
             id: channel,
@@ -146,6 +166,7 @@ impl Node {
             epoch: epoch.into(),
             node: node.into(),
             client: client.into(),
+            former: RefCell::default(),
             server: End {
                 party: server.party,
                 half: server.half,

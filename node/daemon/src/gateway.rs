@@ -3,6 +3,7 @@
 //! The gateway is a process like any other, and may die like any other: its successor gets every
 //! channel that it carried, from the descriptors that the node has kept.
 
+use std::cell::RefCell;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -55,6 +56,14 @@ async fn answer(node: &Rc<Node>, message: GatewayHomeRequest, descriptors: Vec<O
         }
         GatewayHomeRequest::Locate(locate) => {
             let (at, epoch) = node.locate(&locate.service).await?;
+            if node.is_own(&at) {
+                // It has just come, or is about to: the channel is given to it here, and taken from
+                // the gateway, when it is let loose.
+                return Err(Refusal::new(
+                    RefusalCode::Busy,
+                    format!("{} arrives on this node", locate.service),
+                ));
+            }
             reply(&Located { node: at, epoch })
         }
         GatewayHomeRequest::Resolve(Resolve { node: peer }) => reply(&Resolved {
@@ -279,6 +288,7 @@ impl Node {
                 half,
             }
             .into(),
+            former: RefCell::default(),
             server: End {
                 party: server.party,
                 half: server.half,
@@ -351,10 +361,10 @@ impl Node {
                 ));
             }
         }
-        *channel.client.borrow_mut() = End {
+        channel.replace_client(End {
             party: Party::Gateway,
             half,
-        };
+        });
         reply_with(
             &InboundOpened {
                 epoch: channel.epoch.get(),

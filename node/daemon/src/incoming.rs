@@ -209,6 +209,8 @@ impl Node {
         }
         let state = incoming.ask(self, &Digest {}).await?;
         let digest = digest_of(&state.digest, &incoming.channels.borrow())?;
+        incoming.service.sealed.set(true);
+        self.remember_services();
         incoming.input(TargetInput::StateStored { digest });
         incoming.wait(|waiting| &mut waiting.stored).await
     }
@@ -420,19 +422,32 @@ impl IncomingMove {
             "service {} has moved here from {}, {epoch}",
             self.prepare.service, self.prepare.from
         ));
-        let local: Vec<ChannelState> = self
+        self.take_clients(node, instance).await;
+        Ok(())
+    }
+
+    /// The clients of this node, until now served through the gateway, get the service itself.
+    async fn take_clients(&self, node: &Rc<Node>, instance: DomainId) {
+        let target = &self.prepare.service;
+        for channel in node
             .channels
-            .borrow()
-            .values()
-            .filter(|state| node.is_own(&state.holder_node))
-            .cloned()
-            .collect();
-        for state in local {
-            if let Err(refusal) = self.take_client(node, instance, &state).await {
-                tracing::warn!(channel = %state.channel, %refusal, "a client of this node was not attached");
+            .select(|channel| channel.server_is_gateway() && channel.target == *target)
+        {
+            let state = self.channels.borrow().get(&channel.id).cloned();
+            let taken = match state {
+                Some(state) => self.take_client(node, instance, &state).await,
+                // The service has never seen it, or has lost it.
+                None => Err(Refusal::new(
+                    RefusalCode::OutcomeUnknown,
+                    format!("{target} came to this node without this channel; open another"),
+                )),
+            };
+            if let Err(refusal) = taken {
+                tracing::warn!(channel = %channel.id, %refusal, "a client of this node was not attached");
+                node.drop_carried(channel.id, None).await;
+                node.close_channel(channel.id, refusal).await;
             }
         }
-        Ok(())
     }
 
     /// A client of this node, until now served through the gateway, gets the service itself.
@@ -479,6 +494,7 @@ impl IncomingMove {
         if let Some(launched) = launched {
             node.stop_instance(&launched.instance).await;
         }
+        self.service.sealed.set(false);
         let mut services = node.services.borrow_mut();
         if services
             .get(&self.prepare.service)

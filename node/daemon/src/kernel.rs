@@ -3,6 +3,7 @@
 //! A daemon reaches another as any client reaches any service: it opens a channel to `node/<name>`,
 //! with its own capability, through its own gateway. Nothing here is privileged.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use tokio::sync::Mutex;
@@ -99,6 +100,7 @@ impl Node {
                 half,
             }
             .into(),
+            former: RefCell::default(),
             server: End {
                 party,
                 half: peer_half,

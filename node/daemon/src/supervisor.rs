@@ -21,13 +21,13 @@ use tokio::time::{sleep, timeout};
 use weft_contract::ContractDescription;
 use weft_local_ipc::SideSocket;
 use weft_node_control::{
-    Activate, AttachClient, ChannelState, Domain as DomainContract, DomainRole, Program,
-    ServiceState, Shutdown, StartAt,
+    Activate, AttachClient, ChannelState, Domain as DomainContract, DomainRole, LoadChannels,
+    Program, ServiceState, Shutdown, StartAt, SwapPeer,
 };
 use weft_protocol::moving::Command as DirectoryCommand;
 use weft_types::{ChannelId, DomainId, Epoch, MoveId, Refusal, RefusalCode, ServiceName};
 
-use crate::channels::{ATTACH_TIMEOUT, Party};
+use crate::channels::{ATTACH_TIMEOUT, Channel, Party, side_pair};
 use crate::domains::{Domain, Expected, attach};
 use crate::durable;
 use crate::node::Node;
@@ -65,6 +65,8 @@ pub(crate) struct Service {
     pub(crate) died: Notify,
     /// The move under way of which this node is the source.
     pub(crate) moving: Cell<Option<MoveId>>,
+    /// Whether it came here with a move, whole: it may be ours at any moment.
+    pub(crate) sealed: Cell<bool>,
     crashes: RefCell<VecDeque<Instant>>,
     /// Channels that came with a move and whose gateways have not called yet: where each stands.
     arrived: RefCell<HashMap<ChannelId, StartAt>>,
@@ -97,6 +99,7 @@ impl Service {
             running: RefCell::default(),
             died: Notify::new(),
             moving: Cell::new(None),
+            sealed: Cell::new(false),
             crashes: RefCell::default(),
             arrived: RefCell::default(),
         }
@@ -422,33 +425,63 @@ impl Node {
         dead: DomainId,
     ) -> Result<(), Refusal> {
         let successor = launched.instance.domain;
-        let epoch = service.epoch.get();
         for channel in self.channels.select(|channel| channel.server_is(dead)) {
-            let attach = AttachClient {
-                channel: channel.id,
-                caller: channel.caller(),
-                table: channel.table.clone(),
-                epoch,
-                resume: Some(channel.restart_resume()?),
-                ceiling: channel.ceiling,
-            };
-            let (half, side) = self
-                .attach_to_service(successor, attach, channel.client_half()?)
-                .await?;
-            let party = Party::Domain(successor);
-            let replaced = self
-                .replace_server(&channel, party, half, side, self.name().clone(), epoch)
-                .await;
-            if let Err(refusal) = replaced {
-                // Its client is dying; the service is told when the hang-up is heard.
-                tracing::debug!(channel = %channel.id, %refusal, "a client missed the restart");
+            if let Err(refusal) = self.inherit(&channel, successor, service.epoch.get()).await {
+                // One client that is dying, or has broken the rules, stops none of the others.
+                tracing::warn!(channel = %channel.id, %refusal, "a channel did not outlive its service");
+                self.close_channel(channel.id, refusal).await;
             }
         }
         service.run_by(launched);
-        self.activate(successor, epoch).await?;
+        self.activate(successor, service.epoch.get()).await?;
         service.state.set(ServiceState::Active);
         service.detail.borrow_mut().clear();
         Ok(())
+    }
+
+    /// Gives one channel of a dead instance to its successor.
+    async fn inherit(
+        &self,
+        channel: &Channel,
+        successor: DomainId,
+        epoch: Epoch,
+    ) -> Result<(), Refusal> {
+        let line = self.domain_line(successor)?;
+        for piece in channel.replies_of_the_dead()?.into_pieces() {
+            let load = LoadChannels {
+                channels: vec![piece],
+            };
+            line.ask::<DomainContract, _>(&load, &[], ATTACH_TIMEOUT)
+                .await?;
+        }
+        let attach = AttachClient {
+            channel: channel.id,
+            caller: channel.caller(),
+            table: channel.table.clone(),
+            epoch,
+            resume: Some(channel.restart_resume()?),
+            ceiling: channel.ceiling,
+        };
+        let mut halves = channel.halves_to_read()?.into_iter();
+        let first = halves
+            .next()
+            .ok_or_else(|| Refusal::new(RefusalCode::Internal, "a channel without a client"))?;
+        let (half, mut side) = self.attach_to_service(successor, attach, first).await?;
+        for next in halves {
+            // The dead one had not read its client's former gateway to the end: this one does.
+            let (near, far) = side_pair()?;
+            let swap = SwapPeer {
+                channel: channel.id,
+                epoch,
+                node: channel.holder.node.clone(),
+            };
+            line.ask::<DomainContract, _>(&swap, &[next, near], ATTACH_TIMEOUT)
+                .await?;
+            side = far;
+        }
+        let party = Party::Domain(successor);
+        self.replace_server(channel, party, half, side, self.name().clone(), epoch)
+            .await
     }
 
     /// Lets an instance take messages.
@@ -641,7 +674,11 @@ impl Node {
                 .services
                 .borrow()
                 .values()
-                .filter(|service| service.state.get() == ServiceState::Active)
+                .filter(|service| {
+                    // Also what a move has sealed here: if the commit falls and both sides die, this
+                    // node is the one that has to start the service again.
+                    service.state.get() == ServiceState::Active || service.sealed.get()
+                })
                 .map(|service| (service.name.clone(), service.program.clone()))
                 .collect(),
         };
