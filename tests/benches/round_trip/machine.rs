@@ -1,0 +1,207 @@
+//! The machine under the measurement: its cores, what they say of themselves, how far apart they are.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde::{Deserialize, Serialize};
+
+use crate::Outcome;
+
+/// Trips of the probe between two readings of the clock.
+const PROBE_BATCH: u64 = 50;
+/// Batches of one probe; it tells their median. A few milliseconds in all.
+const PROBE_BATCHES: usize = 100;
+
+/// Below this the cores are siblings; nanoseconds of a bare line's round trip.
+const SIBLING_NANOS: f64 = 90.0;
+/// Below this they share a cache.
+const NEAR_NANOS: f64 = 250.0;
+
+/// The cores of the two sides.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Cores {
+    /// Where the asking side runs, with its node.
+    pub(crate) ask: usize,
+    /// Where the answering side runs, with its node.
+    pub(crate) answer: usize,
+}
+
+impl Cores {
+    /// The first two that this process may use.
+    pub(crate) fn find() -> Outcome<Self> {
+        let allowed = sched_getaffinity(None)?;
+        let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+        match (cores.next(), cores.next()) {
+            (Some(ask), Some(answer)) => Ok(Self { ask, answer }),
+            _ => {
+                Err("two cores are needed: a receiver that spins must not take the sender's".into())
+            }
+        }
+    }
+}
+
+/// Keeps the calling thread on a core.
+pub(crate) fn pin(core: usize) -> Outcome {
+    pin_thread(None, core)
+}
+
+/// Keeps all threads of another process on a core. Threads that it starts later follow.
+pub(crate) fn pin_process(pid: u32, core: usize) -> Outcome {
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread: i32 = thread?.file_name().to_string_lossy().parse()?;
+        pin_thread(Pid::from_raw(thread), core)?;
+    }
+    Ok(())
+}
+
+fn pin_thread(thread: Option<Pid>, core: usize) -> Outcome {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(thread, &set)?;
+    Ok(())
+}
+
+/// How the cores lie to each other just now, as a bare cache line finds them.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Placement {
+    /// Two threads of one core.
+    Siblings,
+    /// Two cores under one cache.
+    Near,
+    /// Two cores with no cache in common.
+    Apart,
+}
+
+impl Placement {
+    pub(crate) fn of(line_nanos: f64) -> Self {
+        if line_nanos < SIBLING_NANOS {
+            Self::Siblings
+        } else if line_nanos < NEAR_NANOS {
+            Self::Near
+        } else {
+            Self::Apart
+        }
+    }
+
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Siblings => "siblings of one core",
+            Self::Near => "two cores that share a cache",
+            Self::Apart => "two cores that share no cache",
+        }
+    }
+}
+
+/// A word on lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Line(AtomicU64);
+
+/// The round trip of a bare cache line between the two cores, in nanoseconds. Between two threads:
+/// the cores do not know whose pages they share.
+pub(crate) fn probe(cores: Cores) -> Outcome<f64> {
+    let (there, back, over) = (Line::default(), Line::default(), AtomicBool::new(false));
+    let times = std::thread::scope(|scope| {
+        let echo = scope.spawn(|| -> Result<(), String> {
+            pin(cores.answer).map_err(|error| error.to_string())?;
+            let mut seen = 0;
+            while !over.load(Ordering::Relaxed) {
+                let now = there.0.load(Ordering::Acquire);
+                if now != seen {
+                    seen = now;
+                    back.0.store(now, Ordering::Release);
+                }
+            }
+            Ok(())
+        });
+        let ask = scope.spawn(|| -> Result<Vec<f64>, String> {
+            pin(cores.ask).map_err(|error| error.to_string())?;
+            let mut next = 0;
+            let mut batch = || {
+                let begin = Instant::now();
+                for _ in 0..PROBE_BATCH {
+                    next += 1;
+                    there.0.store(next, Ordering::Release);
+                    while back.0.load(Ordering::Acquire) != next {
+                        if begin.elapsed() > Duration::from_secs(2) {
+                            return Err("the other core does not answer".to_owned());
+                        }
+                    }
+                }
+                Ok(begin.elapsed().as_nanos() as f64 / PROBE_BATCH as f64)
+            };
+            let times = (0..PROBE_BATCHES).map(|_| batch()).collect();
+            over.store(true, Ordering::Relaxed);
+            times
+        });
+        let times = ask.join().map_err(|_| "the probe panicked".to_owned())?;
+        over.store(true, Ordering::Relaxed);
+        echo.join().map_err(|_| "the probe panicked".to_owned())??;
+        times
+    })?;
+    Ok(median(times))
+}
+
+/// The middle of some numbers; 0 if there are none.
+pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    let middle = numbers.len() / 2;
+    match numbers.len() {
+        0 => 0.0,
+        even if even.is_multiple_of(2) => (numbers[middle - 1] + numbers[middle]) / 2.0,
+        _ => numbers[middle],
+    }
+}
+
+/// What a reader has to know of the machine.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Machine {
+    processor: String,
+    cores: usize,
+    kernel: String,
+    /// Runnable threads of the whole machine, averaged over the last minute. More than one or so
+    /// before the run means that the figures are shared with somebody.
+    load_before: f64,
+}
+
+impl Machine {
+    pub(crate) fn look() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let info = read("/proc/cpuinfo");
+        let name = info
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"));
+        Self {
+            processor: name
+                .map_or("an unknown processor", |name| {
+                    name.trim_start_matches([' ', '\t', ':'])
+                })
+                .to_owned(),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load_before: load(),
+        }
+    }
+
+    pub(crate) fn words(&self) -> String {
+        let Self {
+            processor,
+            cores,
+            kernel,
+            load_before,
+        } = self;
+        format!("{processor}, {cores} cores, Linux {kernel}; load before the run {load_before:.2}")
+    }
+}
+
+fn load() -> f64 {
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    load.split(' ')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or_default()
+}
