@@ -153,17 +153,25 @@ struct Outgoing {
     body: Vec<u8>,
     /// The message that this answers is done once the answer is in the ring.
     finishes: Option<Sequence>,
+    /// A predecessor has sent it already, under this sequence. The client may have acknowledged it
+    /// since, which is no fault of the client's.
+    replays: Option<Sequence>,
 }
 
 impl Client {
     /// Puts stalled replies into the ring as far as they fit. True if none is left.
     fn flush(&mut self) -> bool {
         while let Some(outgoing) = self.stalled.front() {
-            match self
-                .sender
-                .try_send(outgoing.lane, outgoing.header, &outgoing.body)
-            {
-                Ok(_) => {
+            let (lane, header) = (outgoing.lane, outgoing.header);
+            let sent = match outgoing.replays {
+                Some(sequence) => self.sender.replay(lane, sequence, header, &outgoing.body),
+                None => self
+                    .sender
+                    .try_send(lane, header, &outgoing.body)
+                    .map(|_| ()),
+            };
+            match sent {
+                Ok(()) => {
                     if let Some(sequence) = outgoing.finishes {
                         self.receiver.finish(outgoing.lane, sequence.next());
                     }
@@ -196,8 +204,13 @@ impl Client {
         let mut unacknowledged = Vec::new();
         let mut outgoing = PerLane::default();
         for lane in Lane::ALL {
-            outgoing[lane] = self.sender.done(lane)?;
-            for (sequence, header, body) in self.sender.unacknowledged(lane)? {
+            // The cursor of the client goes on while we look: what is kept and where it starts have
+            // to come from one look.
+            let kept = self.sender.unacknowledged(lane)?;
+            outgoing[lane] = kept
+                .first()
+                .map_or(self.sender.next(lane), |(first, _, _)| *first);
+            for (sequence, header, body) in kept {
                 unacknowledged.push(saved(lane, sequence, header, body));
             }
             // Replies that wait for room have been handled; they take the sequences that follow.
@@ -361,6 +374,7 @@ where
             },
             body,
             finishes: Some(sequence),
+            replays: None,
         });
         client.flush();
     }
@@ -694,6 +708,7 @@ fn unknown(lane: Lane, sequence: Sequence) -> Outgoing {
         },
         body: Vec::new(),
         finishes: Some(sequence),
+        replays: None,
     }
 }
 
@@ -708,6 +723,7 @@ fn restored(saved: &SavedMessage) -> Outgoing {
         },
         body: saved.body.clone(),
         finishes: None,
+        replays: Some(saved.sequence),
     }
 }
 
