@@ -405,18 +405,31 @@ impl Node {
             .map(|_| ())
     }
 
-    /// The other nodes, as the gateway sees them.
+    /// The other nodes: as the gateway sees them, and those that it has not yet had to reach.
     pub(crate) async fn peers(&self) -> Vec<PeerReport> {
-        let Ok(gateway) = self.gateway_line().await else {
-            return Vec::new();
-        };
-        match gateway
-            .ask::<Gateway, _>(&Peers {}, &[], ATTACH_TIMEOUT)
-            .await
-        {
-            Ok((list, _)) => list.peers,
+        let mut peers = match self.gateway_line().await {
+            Ok(gateway) => match gateway
+                .ask::<Gateway, _>(&Peers {}, &[], ATTACH_TIMEOUT)
+                .await
+            {
+                Ok((list, _)) => list.peers,
+                Err(_) => Vec::new(),
+            },
             Err(_) => Vec::new(),
+        };
+        for (node, address) in &self.config.peers {
+            if !peers.iter().any(|peer| peer.node == *node) {
+                let (node, address) = (node.clone(), address.clone());
+                peers.push(PeerReport {
+                    node,
+                    address,
+                    connected: false,
+                    channels: 0,
+                });
+            }
         }
+        peers.sort_by(|one, other| one.node.cmp(&other.node));
+        peers
     }
 
     /// Starts the gateway, and starts it again whenever it dies.

@@ -1,5 +1,7 @@
 //! What every long-running role does first.
 
+use std::io::IsTerminal;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::EnvFilter;
 use weft_cli::CliError;
@@ -22,7 +24,7 @@ pub(crate) fn prepare(debuggable: bool, own_log: bool) -> Result<(), CliError> {
         .with_target(false);
     // A child's lines go through its parent, which adds the time.
     let started = if own_log {
-        log.try_init()
+        log.with_ansi(std::io::stderr().is_terminal()).try_init()
     } else {
         log.without_time().with_ansi(false).try_init()
     };
