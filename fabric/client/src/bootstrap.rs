@@ -49,5 +49,9 @@ pub struct Identity {
     pub cluster: ClusterName,
 }
 
-/// The longest bootstrap packet, in bytes.
+/// The longest bootstrap packet, in bytes. A node refuses a longer one.
 pub const MAX_PACKET_BYTES: usize = 4096;
+
+/// Set to `1` in the environment of a process that may be looked into: it is not protected, and says
+/// so to its node. `weft node --debuggable` sets it for all that it starts.
+pub const DEBUGGABLE: &str = "WEFT_DEBUGGABLE";

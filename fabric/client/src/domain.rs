@@ -19,7 +19,7 @@ use weft_node_control::{
 };
 use weft_types::{ChannelId, Lane, Refusal, RefusalCode, Sequence, ServiceName};
 
-use crate::bootstrap::{Attach, Attached, CHANNELS, Identity, VERSION};
+use crate::bootstrap::{Attach, Attached, CHANNELS, DEBUGGABLE, Identity, VERSION};
 use crate::channel::{Channel, Entry};
 use crate::dynamic::DynamicEndpoint;
 use crate::endpoint::Endpoint;
@@ -68,6 +68,9 @@ struct Control {
 impl Domain {
     /// Connects to the node whose socket is at `socket`, under `name`.
     ///
+    /// The process becomes one that no other of its user can look into (`PR_SET_DUMPABLE`), unless
+    /// [`DEBUGGABLE`](crate::bootstrap::DEBUGGABLE) is set in its environment.
+    ///
     /// # Errors
     ///
     /// `Unreachable` if no node answers there; what the node refuses; `Internal` if the system
@@ -107,6 +110,10 @@ impl Domain {
     }
 
     fn over(bootstrap: SideSocket, name: Option<ServiceName>) -> Result<Self, Error> {
+        // Before there is anything to protect: who may look into us may also write our regions.
+        let debuggable = std::env::var_os(DEBUGGABLE).is_some_and(|value| value == "1");
+        weft_local_ipc::harden_process(debuggable)
+            .map_err(|error| system("this process cannot be protected from others", error))?;
         let halves = (0..CHANNELS)
             .map(|_| OwnHalf::create(Geometry::DEFAULT, Start::default()))
             .collect::<Result<Vec<_>, _>>()?;
@@ -118,7 +125,7 @@ impl Domain {
         let attach = Attach {
             version: VERSION,
             name,
-            debuggable: false,
+            debuggable,
         };
         let packet = postcard::to_stdvec(&attach).map_err(|error| system("bootstrap", error))?;
         let gone = |error: &dyn std::fmt::Display| {

@@ -285,13 +285,15 @@ fn check_right(
         exporter: &exporter,
     };
     let bundle = shared.identity.bundle();
-    Ok(admit(
-        bundle,
-        &presented,
-        &opening,
-        &session,
-        SystemTime::now(),
-    )?)
+    let grant = admit(bundle, &presented, &opening, &session, SystemTime::now())
+        .map_err(|error| error.refusal())?;
+    for entry in &table.entries {
+        // Once, here: what the table does not name cannot be sent.
+        grant
+            .check_message(&entry.request.name)
+            .map_err(|error| error.refusal())?;
+    }
+    Ok(grant)
 }
 
 /// A node's channels count while they wait for it, too: it could open some, go, and come back for

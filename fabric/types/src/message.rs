@@ -20,7 +20,8 @@ pub enum MessageKind {
     Reply = 3,
     /// The handler's (or the runtime's) error in place of a reply. The body is a [`crate::Refusal`].
     Failure = 4,
-    /// The receiver died with the request in hand; whether it took effect is not known.
+    /// The receiver died with the request in hand; whether it took effect is not known. Its type index
+    /// is 0: who says this has not seen the request.
     OutcomeUnknown = 5,
 }
 

@@ -147,7 +147,7 @@ pub struct MoveReport {
     pub bytes: u64,
     /// How many channels went along.
     pub channels: u32,
-    /// How long nobody took messages: from `freeze` to the end of `activate`, in milliseconds.
+    /// How long nobody took messages: from `freeze` to the end of `swap`, in milliseconds.
     pub blackout_ms: f64,
 }
 

@@ -19,16 +19,14 @@ pub struct Config {
     pub directory: NodeName,
     /// The program that plays every role: this very binary.
     pub program: PathBuf,
-    /// How much memory the channels of one domain may take together, in bytes.
+    /// How much memory the channels of one domain may take together, in bytes. A channel takes some
+    /// 1.3 MiB of each of its ends.
     pub budget_bytes: u64,
     /// Whether processes of this node may be looked into with a debugger.
     pub debuggable: bool,
 }
 
 impl Config {
-    /// The default of [`Config::budget_bytes`]: room for some 780 channels.
-    pub const DEFAULT_BUDGET_BYTES: u64 = 1024 * 1024 * 1024;
-
     /// The node's Unix socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The node's own contract: what other daemons and operators ask of this one.
 //!
 //! Reached as service `node/<name>`, over channels like any other. What only daemons may ask of each
-//! other (parts of a move, the directory) is refused to everyone else.
+//! other (parts of a move, changes of the directory) is refused to everyone else.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use weft::bootstrap::{Attach, Attached, CHANNELS, Identity, VERSION};
+use weft::bootstrap::{Attach, Attached, CHANNELS, Identity, MAX_PACKET_BYTES, VERSION};
 use weft::{Link, Request};
 use weft_local_ipc::{Geometry, OwnHalf, PeerHalf, SideSocket, Start};
 use weft_node_control::DomainRole;
@@ -136,6 +136,15 @@ fn identify(
     packet: &[u8],
     expected: Option<Expected>,
 ) -> Result<Who, Refusal> {
+    if packet.len() > MAX_PACKET_BYTES {
+        return Err(Refusal::new(
+            RefusalCode::Malformed,
+            format!(
+                "first words of {} bytes are longer than {MAX_PACKET_BYTES}",
+                packet.len()
+            ),
+        ));
+    }
     let attach: Attach = postcard::from_bytes(packet).map_err(|error| {
         Refusal::new(
             RefusalCode::Malformed,

@@ -18,6 +18,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, RwLock, oneshot};
 use tokio::time::{sleep, timeout};
+use weft::bootstrap::DEBUGGABLE;
 use weft_contract::ContractDescription;
 use weft_local_ipc::SideSocket;
 use weft_node_control::{
@@ -224,9 +225,6 @@ impl Node {
             Program::Builtin(builtin) => {
                 let mut command = Command::new(&self.config.program);
                 command.args(["service", builtin]);
-                if self.config.debuggable {
-                    command.arg("--debuggable");
-                }
                 command
             }
             Program::Path { path, arguments } => {
@@ -275,9 +273,6 @@ impl Node {
         let mut command = Command::new(&self.config.program);
         command.arg("gateway").arg("--data").arg(&self.config.data);
         command.arg("--listen").arg(self.config.listen.to_string());
-        if self.config.debuggable {
-            command.arg("--debuggable");
-        }
         let name = ServiceName::of_node(self.name());
         self.spawn(&mut command, "the gateway", &name, DomainRole::Gateway)
             .await
@@ -294,6 +289,11 @@ impl Node {
         let (near, far) = SideSocket::pair().map_err(|error| {
             Refusal::new(RefusalCode::Internal, format!("socket pair: {error}"))
         })?;
+        if self.config.debuggable {
+            command.env(DEBUGGABLE, "1");
+        } else {
+            command.env_remove(DEBUGGABLE);
+        }
         let mut child = command
             .stdin(Stdio::from(OwnedFd::from(far)))
             .stdout(Stdio::null())

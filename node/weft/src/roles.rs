@@ -46,7 +46,7 @@ impl Roles for Binary {
             peers,
             program: std::env::current_exe()
                 .map_err(|error| CliError::internal("the path of this program", error))?,
-            budget_bytes: Config::DEFAULT_BUDGET_BYTES,
+            budget_bytes: args.budget * 1024 * 1024,
             debuggable: args.debuggable,
         };
         let keys = InstanceKeys::new(Box::new(issuer));
@@ -57,14 +57,14 @@ impl Roles for Binary {
 
     fn gateway(&self, global: &Global, args: GatewayArgs) -> Result<(), CliError> {
         die_with_node()?;
-        prepare(args.debuggable, false)?;
+        prepare(debuggable(), false)?;
         let identity = identity(global.data()?)?;
         runtime()?.block_on(gateway::run(identity, args.listen))
     }
 
     fn service(&self, _: &Global, args: ServiceArgs) -> Result<(), CliError> {
         die_with_node()?;
-        prepare(args.debuggable, false)?;
+        prepare(debuggable(), false)?;
         match args.program.as_str() {
             "kv" => kv_service::run().map_err(|error| CliError::Refused(error.into())),
             other => Err(CliError::refused(
@@ -87,6 +87,11 @@ impl Roles for Binary {
     fn grant(&self, args: GrantArgs) -> Result<Output, CliError> {
         authority::grant(&args)
     }
+}
+
+/// Whether the node that started this process lets others look into it.
+fn debuggable() -> bool {
+    std::env::var_os(weft::bootstrap::DEBUGGABLE).is_some_and(|value| value == "1")
 }
 
 fn runtime() -> Result<Runtime, CliError> {

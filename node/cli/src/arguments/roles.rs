@@ -26,6 +26,9 @@ pub struct NodeArgs {
     /// The node that holds the directory; the same on every node of the cluster [default: this node]
     #[arg(long, value_name = "NODE")]
     pub directory: Option<NodeName>,
+    /// How much shared memory each process of this node may take for its channels, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(8..=1_048_576))]
+    pub budget: u64,
     /// Let debuggers look into the node's processes, and so into every message; shows in `weft ps`
     #[arg(long)]
     pub debuggable: bool,
@@ -68,9 +71,6 @@ pub struct GatewayArgs {
     /// UDP address for the other nodes
     #[arg(long, value_name = "ADDR")]
     pub listen: SocketAddr,
-    /// Let debuggers look into this process
-    #[arg(long)]
-    pub debuggable: bool,
 }
 
 /// `weft service`: started by a node daemon only, which hands it its socket as standard input.
@@ -78,9 +78,6 @@ pub struct GatewayArgs {
 pub struct ServiceArgs {
     /// Which of the programs that are built in
     pub program: String,
-    /// Let debuggers look into this process
-    #[arg(long)]
-    pub debuggable: bool,
 }
 
 /// `weft ca`.
