@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
@@ -15,10 +16,12 @@ const PROBE_BATCH: u64 = 50;
 /// Batches of one probe; it tells their median. A few milliseconds in all.
 const PROBE_BATCHES: usize = 100;
 
-/// Below this the cores are siblings; nanoseconds of a bare line's round trip.
-const SIBLING_NANOS: f64 = 90.0;
-/// Below this they share a cache.
-const NEAR_NANOS: f64 = 250.0;
+/// Two probes that differ by no more than this found the cores in the same places: a line takes about
+/// 70 ns there and back between siblings of a core, 110 under one cache, 500 with none in common.
+const SAME_PLACEMENT: f64 = 1.5;
+
+/// More than this before the run, and somebody else uses the machine.
+const QUIET_LOAD: f64 = 0.5;
 
 /// The cores of the two sides.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -45,55 +48,31 @@ impl Cores {
 
 /// Keeps the calling thread on a core.
 pub(crate) fn pin(core: usize) -> Outcome {
-    pin_thread(None, core)
+    Ok(pin_thread(None, core)?)
 }
 
 /// Keeps all threads of another process on a core. Threads that it starts later follow.
 pub(crate) fn pin_process(pid: u32, core: usize) -> Outcome {
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let thread: i32 = thread?.file_name().to_string_lossy().parse()?;
-        pin_thread(Pid::from_raw(thread), core)?;
+        match pin_thread(Pid::from_raw(thread), core) {
+            // It has ended just now.
+            Err(Errno::SRCH) => {}
+            outcome => outcome?,
+        }
     }
     Ok(())
 }
 
-fn pin_thread(thread: Option<Pid>, core: usize) -> Outcome {
+fn pin_thread(thread: Option<Pid>, core: usize) -> Result<(), Errno> {
     let mut set = CpuSet::new();
     set.set(core);
-    sched_setaffinity(thread, &set)?;
-    Ok(())
+    sched_setaffinity(thread, &set)
 }
 
-/// How the cores lie to each other just now, as a bare cache line finds them.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Placement {
-    /// Two threads of one core.
-    Siblings,
-    /// Two cores under one cache.
-    Near,
-    /// Two cores with no cache in common.
-    Apart,
-}
-
-impl Placement {
-    pub(crate) fn of(line_nanos: f64) -> Self {
-        if line_nanos < SIBLING_NANOS {
-            Self::Siblings
-        } else if line_nanos < NEAR_NANOS {
-            Self::Near
-        } else {
-            Self::Apart
-        }
-    }
-
-    pub(crate) fn words(self) -> &'static str {
-        match self {
-            Self::Siblings => "siblings of one core",
-            Self::Near => "two cores that share a cache",
-            Self::Apart => "two cores that share no cache",
-        }
-    }
+/// Whether the cores lay to each other as they mostly do: `usual` is the bare line's round trip then.
+pub(crate) fn is_usual(line_nanos: f64, usual: f64) -> bool {
+    (usual / SAME_PLACEMENT..usual * SAME_PLACEMENT).contains(&line_nanos)
 }
 
 /// A word on lines of its own.
@@ -194,7 +173,14 @@ impl Machine {
             kernel,
             load_before,
         } = self;
-        format!("{processor}, {cores} cores, Linux {kernel}; load before the run {load_before:.2}")
+        let quiet = if *load_before > QUIET_LOAD {
+            " (NOT quiet: others use the machine)"
+        } else {
+            ""
+        };
+        format!(
+            "{processor}, {cores} cores, Linux {kernel}; load before the run {load_before:.2}{quiet}"
+        )
     }
 }
 

@@ -33,6 +33,7 @@ mod ring;
 mod role;
 mod run;
 mod slot;
+mod table;
 mod unix;
 
 use std::process::ExitCode;

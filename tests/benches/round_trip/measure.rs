@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
+use crate::machine::median;
 
 /// How long a run warms up: caches, branch predictors, the window of a connection.
 const WARM_UP: Duration = Duration::from_millis(30);
+
+/// How long a slice of a run is whose rate is taken. Long beside anything that is done in batches.
+const SLICE: Duration = Duration::from_millis(5);
 
 /// The fewest samples of a run. One with fewer goes on for longer.
 const FEWEST_SAMPLES: usize = 50;
@@ -36,17 +40,12 @@ pub(crate) struct Work {
 /// What one run gave.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Sample {
-    pub(crate) messages: u64,
-    pub(crate) seconds: f64,
+    /// Messages a second. Where many are on their way, the median over slices of the run, so that a
+    /// moment in which somebody else had the core does not count.
+    pub(crate) rate: f64,
     /// Percentiles 50, 99 and 99.9 of a round trip; none where many are on their way at once.
     pub(crate) nanos: Option<[f64; 3]>,
     pub(crate) work: Vec<Work>,
-}
-
-impl Sample {
-    pub(crate) fn rate(&self) -> f64 {
-        self.messages as f64 / self.seconds
-    }
 }
 
 /// How long to measure.
@@ -101,8 +100,7 @@ pub(crate) fn round_trips(
     times.sort_unstable();
     let at = |permille: usize| times[(times.len() - 1) * permille / 1000] as f64;
     Ok(Sample {
-        messages,
-        seconds: (last - begin).as_secs_f64(),
+        rate: messages as f64 / (last - begin).as_secs_f64(),
         nanos: Some([at(500), at(990), at(999)]),
         work,
     })
@@ -126,20 +124,24 @@ pub(crate) fn windowed(
         step()?;
     }
     let before = Counters::of_all(watched)?;
+    let (mut rates, mut messages) = (Vec::new(), 0);
     let begin = Instant::now();
-    let mut messages = 0;
     while messages < FEWEST_SAMPLES || begin.elapsed() < extent.duration() {
-        messages += step()?;
+        let slice = Instant::now();
+        let (mut count, mut took) = (0, Duration::ZERO);
+        while took < SLICE {
+            count += step()?;
+            took = slice.elapsed();
+        }
+        rates.push(count as f64 / took.as_secs_f64());
+        messages += count;
     }
-    let seconds = begin.elapsed().as_secs_f64();
-    let messages = messages as u64;
-    let work = Counters::since(watched, &before, messages)?;
+    let work = Counters::since(watched, &before, messages as u64)?;
     while room < window {
         room += exchange(0)?;
     }
     Ok(Sample {
-        messages,
-        seconds,
+        rate: median(rates),
         nanos: None,
         work,
     })

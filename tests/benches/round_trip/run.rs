@@ -12,12 +12,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use weft_local_ipc::SideSocket;
 
 use crate::fabric::Fabric;
-use crate::machine::{Cores, Machine, Placement, probe};
+use crate::machine::{Cores, Machine, probe};
 use crate::measure::{Extent, Sample, Watched};
 use crate::plan::{Contender, Group, SIZES, groups};
 use crate::report::{Report, Run};
 use crate::role::{PART, Part, Side, Transport};
-use crate::{Outcome, quic, slot};
+use crate::{Outcome, quic, slot, table};
 
 /// What the processes of a run may take beyond the time that they measure.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -102,7 +102,7 @@ pub(crate) fn run(options: Options) -> Outcome {
     if options.json {
         println!("{}", report.json(&groups)?);
     } else {
-        print!("{}", report.text(&groups));
+        print!("{}", table::text(&report, &groups));
     }
     Ok(())
 }
@@ -176,12 +176,9 @@ fn measure(
         }
     }?;
     let after = probe(cores)?;
-    let placement =
-        Some(Placement::of(before)).filter(|placement| *placement == Placement::of(after));
     Ok(Run {
         sample,
-        line_nanos: (before, after),
-        placement,
+        line_nanos: [before, after],
     })
 }
 
