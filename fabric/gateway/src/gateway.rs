@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use dashmap::{DashMap, DashSet};
+use futures_util::FutureExt;
 use quinn::{Endpoint, Incoming, RecvStream};
 use tokio::sync::Semaphore;
 use weft_capability::NodeIdentity;
@@ -22,7 +23,10 @@ use crate::config::{Config, GatewayError};
 use crate::endpoint;
 use crate::far::{self, FarTable};
 use crate::home::{Carried, Carry, Home, PeerStatus};
-use crate::link::{CloseCode, HANDSHAKE_WITHIN, Link, LinkError, read_control, write_control};
+use crate::link::{
+    CloseCode, HANDSHAKE_WITHIN, Link, LinkError, name_taken, read_control, write_control,
+};
+use crate::namesake;
 use crate::near::{self, NearTable, open_half};
 use crate::peers::{Fresh, Peers};
 use crate::traffic::read_stream;
@@ -52,9 +56,10 @@ pub(crate) struct Shared {
     pub(crate) geometry: Geometry,
     pub(crate) window: Window,
     pub(crate) detached_for: Duration,
-    endpoint: Endpoint,
+    pub(crate) endpoint: Endpoint,
     peers: Peers,
-    incarnation: u64,
+    /// Of this process.
+    pub(crate) incarnation: u64,
     handshakes: Semaphore,
     /// The gateway's own runtime: its handle may be used on any.
     runtime: tokio::runtime::Handle,
@@ -128,6 +133,7 @@ pub async fn run(
             source,
         })?;
     let watcher = Watcher::start("weft-bells").map_err(GatewayError::Watcher)?;
+    let (peers, refusals) = Peers::new();
     let shared = Arc::new(Shared {
         node: config.identity.name().clone(),
         identity: config.identity,
@@ -140,12 +146,22 @@ pub async fn run(
         window,
         detached_for: config.detached_for,
         endpoint,
-        peers: Peers::new(),
+        peers,
         incarnation: incarnation(),
         handshakes: Semaphore::new(MAX_HANDSHAKES),
         runtime: tokio::runtime::Handle::current(),
     });
-    let work = Box::pin(accept(Arc::clone(&shared)));
+    let (accepting, settling) = (
+        accept(Arc::clone(&shared)),
+        namesake::settle(Arc::clone(&shared), refusals),
+    );
+    let work = Box::pin(async {
+        tokio::select! {
+            () = accepting => {}
+            // Ends never: the table of connections holds the other end.
+            () = settling => {}
+        }
+    });
     Ok((
         GatewayHandle(shared),
         Running {
@@ -275,7 +291,10 @@ impl Shared {
 
     /// The connection to a node, dialled if need be.
     pub(crate) async fn link(self: &Arc<Self>, node: &NodeName) -> Result<Arc<Link>, Refusal> {
-        let start = |fresh| self.start_link(fresh);
+        let start = |fresh| {
+            let shared = Arc::clone(self);
+            async move { shared.start_link(fresh).await }.boxed()
+        };
         self.peers
             .link(
                 node,
@@ -289,8 +308,8 @@ impl Shared {
     }
 
     /// Registers a connection and starts its tasks, unless another one stays.
-    fn start_link(self: &Arc<Self>, fresh: Fresh) {
-        if self.peers.register(&self.node, &fresh.link) {
+    async fn start_link(self: &Arc<Self>, fresh: Fresh) {
+        if self.peers.admit(&self.node, &fresh.link).await {
             tracing::info!(node = %fresh.link.node, address = %fresh.link.address,
                 dialled = fresh.link.dialled, "connected");
             tokio::spawn(run_link(Arc::clone(self), fresh));
@@ -341,7 +360,8 @@ async fn greet(shared: Arc<Shared>, incoming: Incoming) {
         Err(_) => return tracing::info!(%address, "a handshake took too long"),
     };
     match Link::greet(connection, &shared.identity, shared.incarnation, None).await {
-        Ok((link, streams)) => shared.start_link(Fresh { link, streams }),
+        Ok((link, streams)) => shared.start_link(Fresh { link, streams }).await,
+        Err(LinkError::NameTaken(taken)) => shared.peers.name_refused(taken),
         Err(error) => tracing::warn!(%address, %error, "refuses a connection"),
     }
 }
@@ -360,6 +380,9 @@ async fn run_link(shared: Arc<Shared>, fresh: Fresh) {
         }
         error = link.connection.closed() => LinkError::Connection(error.to_string()),
     };
+    if let Some(taken) = name_taken(&link.connection, &link.node) {
+        shared.peers.name_refused(taken);
+    }
     if let LinkError::Protocol(why) = &why {
         link.close(CloseCode::Protocol, why);
     } else {

@@ -53,6 +53,11 @@ pub trait Home: Send + Sync + 'static {
     /// A channel that this gateway carried for a local client cannot go on; tell the client why.
     /// Not called for what the node itself dropped.
     fn channel_lost(&self, channel: ChannelId, refusal: Refusal);
+
+    /// Another node of our name is in the cluster and was there first: `peer` has refused us for it,
+    /// and we have seen that it answers. `text` says so to an operator, with what to do. Told again
+    /// for as long as it is so.
+    fn name_taken(&self, peer: NodeName, text: String);
 }
 
 /// A remote client that was admitted, to be attached to a local service.

@@ -12,7 +12,7 @@
 //! - `gateway`: tables, tasks, the handle.
 //! - `near`, `far`: channels of local clients, channels of remote ones.
 //! - `channel`: one channel, its rings and its session; `traffic`: its streams.
-//! - `peers`, `link`, `endpoint`: the connections.
+//! - `peers`, `link`, `endpoint`: the connections; `namesake`: two nodes with one name.
 
 mod backoff;
 mod channel;
@@ -22,6 +22,7 @@ mod far;
 mod gateway;
 mod home;
 mod link;
+mod namesake;
 mod near;
 mod peers;
 mod traffic;

@@ -19,6 +19,7 @@ use weft_protocol::wire::{self, Control, control_length, decode_control, encode_
 use weft_types::{ChannelId, NodeName, Refusal, RefusalCode};
 
 use crate::config::MAX_CHANNELS_PER_PEER;
+use crate::namesake::NameTaken;
 
 /// How long a handshake, `Hello` included, may take.
 pub(crate) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(3);
@@ -44,6 +45,8 @@ pub(crate) enum CloseCode {
     Stranger = 5,
     /// The peer's gateway was restarted, and this connection was to its predecessor.
     Restarted = 6,
+    /// Another node with the peer's name is connected. The reason is its address.
+    NameTaken = 7,
 }
 
 /// Why no connection came about.
@@ -57,6 +60,11 @@ pub(crate) enum LinkError {
     Protocol(String),
     #[error("{0}")]
     Stranger(String),
+    #[error(
+        "node {} has refused this one: another node of the same name is connected to it from {}",
+        .0.peer, .0.holder
+    )]
+    NameTaken(NameTaken),
 }
 
 /// An established connection.
@@ -96,6 +104,11 @@ impl Link {
         let outcome = tokio::time::timeout(HANDSHAKE_WITHIN, greeting)
             .await
             .unwrap_or(Err(LinkError::Silent));
+        // Whatever failed first: this is why.
+        let outcome = outcome.map_err(|error| match certified_node(&connection, identity) {
+            Ok((peer, _)) => name_taken(&connection, &peer).map_or(error, LinkError::NameTaken),
+            Err(_) => error,
+        });
         if let Err(error) = &outcome {
             let code = match error {
                 LinkError::Stranger(_) => CloseCode::Stranger,
@@ -122,17 +135,8 @@ impl Link {
         };
         // Control frames go before all data.
         let _ = control_out.set_priority(CONTROL_PRIORITY);
-        let hello = Control::Hello {
-            version: wire::VERSION,
-            cluster: identity.cluster().clone(),
-            node: identity.name().clone(),
-            incarnation,
-        };
-        let mut bytes = Vec::new();
-        encode_control(&hello, &mut bytes)
-            .map_err(|error| LinkError::Protocol(error.to_string()))?;
         control_out
-            .write_all(&bytes)
+            .write_all(&hello(identity, incarnation)?)
             .await
             .map_err(|error| LinkError::Connection(error.to_string()))?;
         let theirs = read_control(&mut control_in).await?;
@@ -246,12 +250,40 @@ pub(crate) fn is_duplicate(error: &quinn::ConnectionError) -> bool {
         if close.error_code == VarInt::from_u32(CloseCode::Duplicate as u32))
 }
 
+/// What the peer says, if it has closed the connection because it knows another node of our name.
+pub(crate) fn name_taken(connection: &Connection, peer: &NodeName) -> Option<NameTaken> {
+    let Some(quinn::ConnectionError::ApplicationClosed(close)) = connection.close_reason() else {
+        return None;
+    };
+    if close.error_code != VarInt::from_u32(CloseCode::NameTaken as u32) {
+        return None;
+    }
+    let holder = std::str::from_utf8(&close.reason).ok()?.parse().ok()?;
+    Some(NameTaken {
+        peer: peer.clone(),
+        holder,
+    })
+}
+
 pub(crate) fn close(connection: &Connection, code: CloseCode, why: &str) {
     connection.close(VarInt::from_u32(code as u32), why.as_bytes());
 }
 
+/// Our `Hello`, encoded.
+pub(crate) fn hello(identity: &NodeIdentity, incarnation: u64) -> Result<Vec<u8>, LinkError> {
+    let hello = Control::Hello {
+        version: wire::VERSION,
+        cluster: identity.cluster().clone(),
+        node: identity.name().clone(),
+        incarnation,
+    };
+    let mut bytes = Vec::new();
+    encode_control(&hello, &mut bytes).map_err(|error| LinkError::Protocol(error.to_string()))?;
+    Ok(bytes)
+}
+
 /// The node that the peer's certificate names, and until when it may.
-fn certified_node(
+pub(crate) fn certified_node(
     connection: &Connection,
     identity: &NodeIdentity,
 ) -> Result<(NodeName, SystemTime), LinkError> {

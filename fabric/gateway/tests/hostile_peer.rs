@@ -19,6 +19,9 @@ use weft_protocol::wire::{
 };
 use weft_types::{Epoch, Lane, MessageKind, NodeName, PerLane, Sequence, TypeIndex};
 
+/// The code of a close that says: another node of your name is connected to me.
+const NAME_TAKEN: u32 = 7;
+
 /// A connection with a valid certificate that says whatever it likes.
 async fn dial(identity: &NodeIdentity, to: &TestNode) -> Connection {
     let tls_config = tls::client_config(identity).unwrap();
@@ -214,6 +217,36 @@ async fn a_node_cannot_touch_the_channels_of_another() {
     );
     assert_eq!(kv.handled(channel).len(), 1_000);
     assert!(n1.home.lost.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_peer_that_lies_about_a_second_node_of_our_name_is_not_believed() {
+    let cluster = Cluster::new("shop");
+    let (n1, n2) = (cluster.node("n1"), cluster.node("n2"));
+    let evil = cluster.node("evil").identity();
+    // Where nobody of our name is: we ourselves, another node, a socket that hears and is silent.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let says = async |reason: &str| {
+        let (connection, _control) = greeted(&evil, &n2).await;
+        connection.close(NAME_TAKEN.into(), reason.as_bytes());
+        eventually("it has heard", || n2.handle().peers().is_empty()).await;
+        // It looks at one after the other, and loopback is quick.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    for reason in [
+        "not an address",
+        &n2.address().to_string(),
+        &n1.address().to_string(),
+        &silent.local_addr().unwrap().to_string(),
+    ] {
+        says(reason).await;
+    }
+    assert!(
+        silent.recv(&mut [0; 2_000]).is_ok(),
+        "it did not even look, so this test has tested nothing"
+    );
+    assert!(n2.home.name_taken.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -130,6 +130,19 @@ pub struct ChannelLost {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
 pub struct LostNoted {}
 
+/// Another node of this one's name is in the cluster and was there first. The gateway has seen it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct NameTaken {
+    /// Who has refused us for it.
+    pub peer: NodeName,
+    /// What an operator is to know and do.
+    pub text: String,
+}
+
+/// The daemon ends.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct NameTakenNoted {}
+
 contract! {
     /// What the daemon serves to its gateway.
     pub contract GatewayHome("node.gateway-home", 1) as GatewayHomeRequest {
@@ -140,6 +153,7 @@ contract! {
         OpenInbound => InboundOpened,
         InboundClosed => InboundCloseNoted,
         ChannelLost => LostNoted,
+        NameTaken => NameTakenNoted,
     }
 }
 

@@ -45,8 +45,8 @@ pub use gateway::{
 };
 pub use gateway_home::{
     ChannelLost, GatewayHome, GatewayHomeRequest, GatewayReady, InboundCloseNoted, InboundClosed,
-    InboundOpened, InboundStart, InboundStarted, Locate, Located, LostNoted, OpenInbound,
-    ReadyNoted, Resolve, Resolved, StartAt,
+    InboundOpened, InboundStart, InboundStarted, Locate, Located, LostNoted, NameTaken,
+    NameTakenNoted, OpenInbound, ReadyNoted, Resolve, Resolved, StartAt,
 };
 pub use memory::{
     ExtentGranted, ExtentReturned, Memory, MemoryRequest, RequestExtent, ReturnExtent,

@@ -15,8 +15,8 @@ use weft_local_ipc::Start;
 use weft_node_control::{
     AttachClient, Caller, Carry, Drop as DropCarried, Gateway, GatewayHome, GatewayHomeRequest,
     GatewayReady, InboundCloseNoted, InboundClosed, InboundOpened, InboundStart, InboundStarted,
-    Located, LostNoted, OpenInbound, PeerReport, Peers, ReadyNoted, Resolve, Resolved,
-    ServiceMoved, ServiceState,
+    Located, LostNoted, NameTaken, NameTakenNoted, OpenInbound, PeerReport, Peers, ReadyNoted,
+    Resolve, Resolved, ServiceMoved, ServiceState,
 };
 use weft_types::{
     ChannelId, DomainId, Epoch, Lane, NodeName, PerLane, Refusal, RefusalCode, ServiceName,
@@ -100,6 +100,12 @@ async fn answer(node: &Rc<Node>, message: GatewayHomeRequest, descriptors: Vec<O
                 node.tell_client_closed(&channel, lost.refusal).await;
             }
             reply(&LostNoted {})
+        }
+        GatewayHomeRequest::NameTaken(NameTaken { peer, text }) => {
+            tracing::debug!(%peer, "refuses this node for another of its name");
+            let refusal = Refusal::new(RefusalCode::AlreadyThere, text);
+            node.end_with.send_replace(Some(refusal));
+            reply(&NameTakenNoted {})
         }
     }
 }

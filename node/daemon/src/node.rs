@@ -49,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) incoming: RefCell<HashMap<MoveId, Rc<IncomingMove>>>,
     pub(crate) log: Log,
     pub(crate) stopping: Cell<bool>,
+    /// Set when the node has to end by itself, and why.
+    pub(crate) end_with: watch::Sender<Option<Refusal>>,
     pub(crate) last_domain: Cell<u64>,
 }
 

@@ -6,12 +6,13 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use weft_capability::{InstanceKeys, NodeIdentity};
 use weft_local_ipc::{SideListener, Watcher};
 use weft_types::{Refusal, RefusalCode};
@@ -28,12 +29,16 @@ use crate::security::Security;
 /// How long the gateway may take to say farewell to the other nodes.
 const GATEWAY_FAREWELL: Duration = Duration::from_secs(1);
 
+/// Between two attempts to reach the directory's node after the start.
+const REACH_AGAIN: Duration = Duration::from_secs(5);
+
 /// Runs a node until it is told to end (SIGTERM or SIGINT).
 ///
 /// # Errors
 ///
 /// Why the node could not be started: another runs on the same data directory, a port is in use,
-/// the directory's file cannot be read. Nothing is left behind then.
+/// the directory's file cannot be read, another node of the same name is in the cluster. Nothing is
+/// left behind then.
 pub async fn run(
     config: Config,
     identity: NodeIdentity,
@@ -87,6 +92,7 @@ async fn serve(config: Config, identity: NodeIdentity, keys: InstanceKeys) -> Re
             incoming: RefCell::default(),
             log: Log::default(),
             stopping: Cell::new(false),
+            end_with: watch::channel(None).0,
             last_domain: Cell::new(0),
         }
     });
@@ -99,9 +105,13 @@ async fn serve(config: Config, identity: NodeIdentity, keys: InstanceKeys) -> Re
         node.name(),
         node.cluster()
     ));
-    wait_for_the_end().await?;
+    tokio::task::spawn_local(reach_out(Rc::clone(&node)));
+    let outcome = wait_for_the_end(&node).await;
+    if let Err(refusal) = &outcome {
+        node.log.warn(refusal.text.clone());
+    }
     stop(&node).await;
-    Ok(())
+    outcome
 }
 
 /// Takes the data directory for this process alone. The lock goes with the process, however it ends.
@@ -171,12 +181,44 @@ async fn accept(node: Rc<Node>, listener: SideListener) {
     }
 }
 
-async fn wait_for_the_end() -> Result<(), Refusal> {
+/// Opens the line to the directory's node before anything needs it; the directory's own node opens
+/// one to each peer that is there. Mostly for what comes back: that the name of this node is taken.
+async fn reach_out(node: Rc<Node>) {
+    let holder = &node.config.directory;
+    if node.is_own(holder) {
+        let peers = node.config.peers.keys().map(async |peer| {
+            // A peer that is not there yet asks for the directory when it is.
+            if let Err(refusal) = node.kernel(peer).await {
+                tracing::debug!(%peer, %refusal, "not reached at the start");
+            }
+        });
+        join_all(peers).await;
+        return;
+    }
+    let mut told = false;
+    while let Err(refusal) = node.kernel(holder).await {
+        if !told {
+            node.log
+                .warn(format!("the directory is not reached yet: {refusal}"));
+            told = true;
+        }
+        sleep(REACH_AGAIN).await;
+    }
+}
+
+/// Until a signal comes, or until the node must not go on.
+async fn wait_for_the_end(node: &Node) -> Result<(), Refusal> {
     let mut term = signal(SignalKind::terminate()).map_err(|error| internal("SIGTERM", &error))?;
     let mut int = signal(SignalKind::interrupt()).map_err(|error| internal("SIGINT", &error))?;
+    let mut ended = node.end_with.subscribe();
     tokio::select! {
         _ = term.recv() => {}
         _ = int.recv() => {}
+        ended = ended.wait_for(Option::is_some) => {
+            if let Ok(Some(refusal)) = ended.as_deref() {
+                return Err(refusal.clone());
+            }
+        }
     }
     Ok(())
 }

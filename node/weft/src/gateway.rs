@@ -23,7 +23,7 @@ use weft_gateway::{Carry, CarryResume, Config, GatewayHandle, Home, InboundOpen,
 use weft_local_ipc::{Start, Watcher};
 use weft_node_control::{
     Caller, Carried, ChannelLost, Dropped, Gateway, GatewayHome, GatewayReady, GatewayRequest,
-    InboundClosed, InboundStart, LocalSwapped, Locate, MoveNoted, OpenInbound, PeerList,
+    InboundClosed, InboundStart, LocalSwapped, Locate, MoveNoted, NameTaken, OpenInbound, PeerList,
     PeerReport, Prove, Resolve, StartAt,
 };
 use weft_types::{ChannelId, Epoch, NodeName, Refusal, RefusalCode, ServiceName};
@@ -336,6 +336,13 @@ impl Home for NodeHome {
     fn channel_lost(&self, channel: ChannelId, refusal: Refusal) {
         tell(self.ask(move |line| async move {
             line.ask::<GatewayHome, _>(&ChannelLost { channel, refusal }, &[], HOME_TIMEOUT)
+                .await
+        }));
+    }
+
+    fn name_taken(&self, peer: NodeName, text: String) {
+        tell(self.ask(move |line| async move {
+            line.ask::<GatewayHome, _>(&NameTaken { peer, text }, &[], HOME_TIMEOUT)
                 .await
         }));
     }

@@ -24,6 +24,8 @@ pub(crate) struct TestHome {
     pub(crate) holders: Mutex<HashMap<ChannelId, (ServiceName, Chain)>>,
     pub(crate) lost: Mutex<Vec<(ChannelId, Refusal)>>,
     pub(crate) closed: Mutex<Vec<ChannelId>>,
+    /// Who has refused us for another node of our name, and what our gateway says of it.
+    pub(crate) name_taken: Mutex<Vec<(NodeName, String)>>,
 }
 
 impl TestHome {
@@ -36,6 +38,7 @@ impl TestHome {
             holders: Mutex::default(),
             lost: Mutex::default(),
             closed: Mutex::default(),
+            name_taken: Mutex::default(),
         }
     }
 
@@ -125,5 +128,9 @@ impl Home for TestHome {
 
     fn channel_lost(&self, channel: ChannelId, refusal: Refusal) {
         self.lost.lock().unwrap().push((channel, refusal));
+    }
+
+    fn name_taken(&self, peer: NodeName, text: String) {
+        self.name_taken.lock().unwrap().push((peer, text));
     }
 }

@@ -83,6 +83,23 @@ impl Cluster {
         self.authority
             .issue_node(&name, &directory, validity)
             .unwrap();
+        self.node_of(name, directory)
+    }
+
+    /// A second node with the certificate of another, at an address that nobody is told.
+    pub(crate) fn twin(&self, of: &TestNode) -> TestNode {
+        let twin = self.node_of(of.name.clone(), of.directory.clone());
+        self.set_address(&of.name, of.address());
+        twin
+    }
+
+    /// Where the others dial a node from now on.
+    pub(crate) fn set_address(&self, name: &NodeName, address: SocketAddr) {
+        let mut addresses = self.world.addresses.lock().unwrap();
+        addresses.insert(name.clone(), address);
+    }
+
+    fn node_of(&self, name: NodeName, directory: PathBuf) -> TestNode {
         let issuer = NodeIssuer::load(&directory, SystemTime::now()).unwrap();
         let home = Arc::new(TestHome::new(name.clone(), Arc::clone(&self.world), issuer));
         let mut node = TestNode {
