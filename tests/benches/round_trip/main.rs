@@ -4,8 +4,10 @@
 //! and what it competes with (a Unix socket, raw quinn), all measured in the same run:
 //!
 //! ```text
-//! cargo bench -p weft-tests --bench round_trip [-- --quick] [-- --json] [-- --only NAME]
+//! cargo bench -p weft-tests --bench round_trip [-- --quick] [-- --json] [-- --only WORDS]
 //! ```
+//!
+//! `--only` takes a part of a table's title or of a row's name.
 //!
 //! What makes the rows comparable, and what does not:
 //!

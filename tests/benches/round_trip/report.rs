@@ -167,7 +167,7 @@ impl Report {
 /// Where a row is not what it is called, or lacked a core.
 fn marks(waiting: Waiting, work: &[Work], messages_per_second: f64) -> Vec<String> {
     let mut marks = Vec::new();
-    // The asking side is first. It may get its answer before it falls asleep.
+    // The asking side is first.
     let answering = &work[1..];
     match waiting {
         Waiting::Awake if work.iter().any(|work| work.sleeps > AWAKE_SLEEPS) => {
@@ -175,6 +175,10 @@ fn marks(waiting: Waiting, work: &[Work], messages_per_second: f64) -> Vec<Strin
         }
         Waiting::Woken if answering.iter().any(|work| work.sleeps < WOKEN_SLEEPS) => {
             marks.push("NOT always asleep".to_owned());
+        }
+        Waiting::Woken if (AWAKE_SLEEPS..WOKEN_SLEEPS).contains(&work[0].sleeps) => {
+            // It spins before it sleeps, and some answers come so soon.
+            marks.push(format!("asker asleep in {:.0} %", work[0].sleeps * 100.0));
         }
         _ => {}
     }

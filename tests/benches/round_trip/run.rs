@@ -45,7 +45,11 @@ impl Options {
                 "--quick" => (options.rounds, options.millis) = (1, 40),
                 "--json" => options.json = true,
                 "--only" => {
-                    options.only = Some(words.next().ok_or("--only wants a part of a row's name")?)
+                    options.only = Some(
+                        words
+                            .next()
+                            .ok_or("--only wants a part of a title or of a row's name")?,
+                    )
                 }
                 // What cargo adds.
                 "--bench" => {}
@@ -60,10 +64,11 @@ impl Options {
         Ok(options)
     }
 
-    fn wants(&self, name: &str) -> bool {
+    fn wants(&self, group: &str, row: &str) -> bool {
+        let name = format!("{group}: {row}").to_lowercase();
         self.only
             .as_ref()
-            .is_none_or(|part| name.to_lowercase().contains(&part.to_lowercase()))
+            .is_none_or(|part| name.contains(&part.to_lowercase()))
     }
 }
 
@@ -74,7 +79,9 @@ pub(crate) fn run(options: Options) -> Outcome {
     let cores = Cores::find()?;
     let mut groups = groups();
     for group in &mut groups {
-        group.rows.retain(|row| options.wants(row.name));
+        group
+            .rows
+            .retain(|row| options.wants(group.title, row.name));
     }
     groups.retain(|group| !group.rows.is_empty());
     if groups.is_empty() {
