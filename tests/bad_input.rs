@@ -191,7 +191,6 @@ fn a_second_node_on_the_same_data_is_refused_and_the_first_goes_on() {
 
 /// Two machines with the same certificate, as after a careless copy of a data directory.
 #[test]
-#[ignore = "a gateway takes the twin for a restart of the first and hands it the channels"]
 fn a_second_node_with_the_same_name_takes_nothing_from_the_first() {
     let cluster = cluster_with_data(2);
     issue_node(cluster.path(), "ca", "n1", "copy");

@@ -74,6 +74,15 @@ impl Started {
         self.child.id()
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    ///
+    /// If the system does not tell.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_some()
+    }
+
     /// Waits for its end.
     ///
     /// # Panics
