@@ -94,6 +94,8 @@ impl Domain {
     ///
     /// `Caller` faults if this process was not started by a node; otherwise as [`Domain::attach`].
     pub fn inherited() -> Result<Self, Error> {
+        // A service follows its node, even by SIGKILL and in the middle of a long handler.
+        weft_local_ipc::die_with_parent().map_err(|error| system("tie to the node", error))?;
         let stdin = std::io::stdin();
         let socket = stdin
             .as_fd()

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use weft_local_ipc::{
-    Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideSocket, Swapper, wait_any,
+    Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideError, SideSocket, Swapper, wait_any,
 };
 use weft_types::{Lane, MessageKind, Refusal, RefusalCode, Sequence, TypeIndex};
 
@@ -22,6 +22,10 @@ use crate::error::{Error, system};
 /// How many side packets may wait for their message. One more means that the peer sends
 /// descriptors that belong to nothing, and the link is closed.
 const MAX_STASHED: usize = 64;
+
+/// How many answers may wait for room ([`Link::answer_or_keep`]). At the bound the link hears no
+/// more: whoever asks without taking its answers stops only itself.
+const MAX_KEPT: usize = 256;
 
 /// How often a waiting link looks for hang-up.
 const HANG_UP_LOOK: Duration = Duration::from_millis(20);
@@ -61,6 +65,15 @@ pub struct Request {
     pub descriptors: Vec<OwnedFd>,
 }
 
+#[derive(Debug)]
+struct KeptAnswer {
+    lane: Lane,
+    question: Sequence,
+    index: TypeIndex,
+    outcome: Result<Vec<u8>, Refusal>,
+    descriptors: Vec<OwnedFd>,
+}
+
 /// One end of a channel for control traffic.
 #[derive(Debug)]
 pub struct Link {
@@ -72,6 +85,8 @@ pub struct Link {
     stash: VecDeque<(Lane, Sequence, Vec<OwnedFd>)>,
     /// Requests that came in while this thread waited for an answer.
     backlog: VecDeque<Incoming>,
+    /// Answers that did not fit, in order.
+    kept: VecDeque<KeptAnswer>,
     buffer: Vec<u8>,
 }
 
@@ -90,6 +105,7 @@ impl Link {
             side,
             stash: VecDeque::new(),
             backlog: VecDeque::new(),
+            kept: VecDeque::new(),
             buffer: Vec::new(),
         })
     }
@@ -167,6 +183,51 @@ impl Link {
         Ok(())
     }
 
+    /// Answers a request, later if there is no room now: a link that is polled again sends what it
+    /// keeps. For owners that have nowhere else to keep it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Link::ask`], but never `Busy`.
+    pub fn answer_or_keep(
+        &mut self,
+        lane: Lane,
+        question: Sequence,
+        index: TypeIndex,
+        outcome: Result<Vec<u8>, Refusal>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), Error> {
+        self.kept.push_back(KeptAnswer {
+            lane,
+            question,
+            index,
+            outcome,
+            descriptors,
+        });
+        self.send_kept()
+    }
+
+    fn send_kept(&mut self) -> Result<(), Error> {
+        while let Some(kept) = self.kept.pop_front() {
+            let outcome = kept.outcome.as_deref();
+            let (lane, question, index) = (kept.lane, kept.question, kept.index);
+            match self.answer(lane, question, index, outcome, &kept.descriptors) {
+                Ok(()) => {}
+                Err(error) if error.code() == RefusalCode::Busy => {
+                    // Our bell has to ring when there is room in the ring. A full side socket rings
+                    // no bell: it is looked at when the link is polled next.
+                    if let Ok(done) = self.sender.done(lane) {
+                        self.sender.wake_when_done(lane, done.next());
+                    }
+                    self.kept.push_front(kept);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     fn send(
         &mut self,
         lane: Lane,
@@ -180,15 +241,20 @@ impl Link {
             return Err(full());
         }
         if !descriptors.is_empty() {
-            // The side packet goes first, so that it is there when the message is read.
+            // The side packet goes first, so that it is there when the message is read. It must not
+            // wait: a peer that does not read would hold up whoever else this thread serves.
             let tag = side_tag(lane, self.sender.next(lane));
             let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-            self.side.send(&tag, &borrowed).map_err(|error| {
-                Error::new(
-                    RefusalCode::Closed,
-                    format!("descriptors could not be handed over: {error}"),
-                )
-            })?;
+            match self.side.try_send(&tag, &borrowed) {
+                Ok(true) => {}
+                Ok(false) | Err(SideError::Crowded) => return Err(full()),
+                Err(error) => {
+                    return Err(Error::new(
+                        RefusalCode::Closed,
+                        format!("descriptors could not be handed over: {error}"),
+                    ));
+                }
+            }
         }
         let header = Header {
             kind,
@@ -220,6 +286,12 @@ impl Link {
     }
 
     fn poll_ring(&mut self) -> Result<Option<Incoming>, Error> {
+        if !self.kept.is_empty() {
+            self.send_kept()?;
+            if self.kept.len() >= MAX_KEPT {
+                return Ok(None);
+            }
+        }
         let Some(received) = self.receiver.try_receive(&mut self.buffer)? else {
             return Ok(None);
         };
@@ -291,7 +363,7 @@ impl Link {
     /// Whether something can be taken now.
     #[must_use]
     pub fn ready(&self) -> bool {
-        !self.backlog.is_empty() || self.receiver.ready()
+        !self.backlog.is_empty() || self.kept.len() < MAX_KEPT && self.receiver.ready()
     }
 
     /// Asks, and waits in this thread for the answer. Requests of the peer's that come in meanwhile

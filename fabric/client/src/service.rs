@@ -104,6 +104,7 @@ where
         clients: Vec::new(),
         turn: PerLane::default(),
         loaded: HashMap::new(),
+        packed: Vec::new(),
         body: Vec::new(),
         reply: Vec::new(),
         contract: std::marker::PhantomData,
@@ -253,6 +254,9 @@ struct Loop<C, S> {
     turn: PerLane<usize>,
     /// Channels that came with the state of a move and are not attached yet.
     loaded: HashMap<ChannelId, ChannelState>,
+    /// What a frozen service hands out of its channels, in parts that each fit a message. Made once:
+    /// clients acknowledge meanwhile, and parts from two looks would not fit together.
+    packed: Vec<Vec<ChannelState>>,
     body: Vec<u8>,
     reply: Vec<u8>,
     contract: std::marker::PhantomData<fn() -> C>,
@@ -475,6 +479,8 @@ where
                 if let Some(client) = self.client(detach.channel) {
                     client.leaving = true;
                 }
+                // Or it came with a move, and its client will not come back.
+                self.loaded.remove(&detach.channel);
                 encoded(&ClientDetached {})?
             }
             DomainRequest::Freeze(_) => {
@@ -483,13 +489,13 @@ where
                 for client in &mut self.clients {
                     client.receiver.park_always();
                 }
-                encoded(&Frozen {
-                    channels: u32::try_from(self.clients.len()).unwrap_or(u32::MAX),
-                })?
+                let channels = self.pack()?;
+                encoded(&Frozen { channels })?
             }
             DomainRequest::Thaw(_) => {
                 self.require(Phase::Frozen)?;
                 self.service.end_copy();
+                self.packed.clear();
                 self.phase = Phase::Active;
                 for client in &mut self.clients {
                     client.receiver.unpark();
@@ -563,17 +569,19 @@ where
         }
         let types = weft_contract::negotiate(&C::table(), &attach.table)
             .map_err(|mismatch| Error::new(RefusalCode::TypeMismatch, mismatch.to_string()))?;
-        let (start, stalled) = self.resume(&attach);
+        let (start, mut stalled) = self.resume(&attach);
         let peer = PeerHalf::open(half)?;
         let side = SideSocket::from(side);
         let own = self.domain.new_half(Geometry::DEFAULT, start)?;
         let descriptor = own.share()?;
         let (sender, mut receiver, swapper) = weft_local_ipc::connect(own, peer)?;
-        for (lane, _, taken) in attach.resume.iter().flat_map(|resume| &resume.unknown) {
-            // What the predecessor took is never taken again.
+        for (lane, done, taken) in attach.resume.iter().flat_map(|resume| &resume.unknown) {
+            // What the predecessor took is never taken again. (That it was published bounds it.)
             receiver
                 .skip(*lane, *taken)
                 .map_err(|error| Error::new(RefusalCode::PeerFault, error.to_string()))?;
+            let sequences = done.get()..taken.get();
+            stalled.extend(sequences.map(|sequence| unknown(*lane, Sequence::new(sequence))));
         }
         self.loaded.remove(&attach.channel);
         let mut client = Client {
@@ -599,7 +607,7 @@ where
     }
 
     /// Where a channel goes on, and what is to be sent on it first: replies that a predecessor had
-    /// sent and the client has not acknowledged, then what is not known of its last requests.
+    /// sent and the client has not acknowledged.
     fn resume(&self, attach: &AttachClient) -> (Start, VecDeque<Outgoing>) {
         let mut start = Start::default();
         let mut first = VecDeque::new();
@@ -612,11 +620,6 @@ where
         }
         if let Some(resume) = &attach.resume {
             start.incoming = resume.incoming;
-            for (lane, from, to) in &resume.unknown {
-                first.extend(
-                    (from.get()..to.get()).map(|sequence| unknown(*lane, Sequence::new(sequence))),
-                );
-            }
         }
         (start, first)
     }
@@ -645,32 +648,44 @@ where
         })
     }
 
-    /// The channels in parts that fit a message: part `index` is whatever the parts before left.
-    fn copy_channels(&mut self, index: u32) -> Result<ChannelChunk, Error> {
-        self.require(Phase::Frozen)?;
-        let mut parts: Vec<Vec<ChannelState>> = vec![Vec::new()];
-        let mut filled = 0;
+    /// Packs every channel into parts that fit a message: those that are attached, and those that
+    /// came with a move and whose clients have not come back since. Gives how many there are.
+    fn pack(&mut self) -> Result<u32, Error> {
+        let mut states = Vec::new();
         for client in self.clients.iter_mut().filter(|client| !client.broken) {
-            for piece in client.save()?.into_pieces() {
-                let size = piece.size_bytes();
-                if filled + size > MAX_PIECE_BYTES && filled > 0 {
-                    parts.push(Vec::new());
-                    filled = 0;
-                }
-                filled += size;
-                if let Some(part) = parts.last_mut() {
-                    part.push(piece);
-                }
+            states.push(client.save()?);
+        }
+        states.extend(self.loaded.values().cloned());
+        let count = u32::try_from(states.len()).unwrap_or(u32::MAX);
+        self.packed = vec![Vec::new()];
+        let mut filled = 0;
+        for piece in states.into_iter().flat_map(ChannelState::into_pieces) {
+            let size = piece.size_bytes();
+            if filled + size > MAX_PIECE_BYTES && filled > 0 {
+                self.packed.push(Vec::new());
+                filled = 0;
+            }
+            filled += size;
+            if let Some(part) = self.packed.last_mut() {
+                part.push(piece);
             }
         }
+        Ok(count)
+    }
+
+    fn copy_channels(&self, index: u32) -> Result<ChannelChunk, Error> {
+        self.require(Phase::Frozen)?;
         let at = usize::try_from(index).unwrap_or(usize::MAX);
-        let last = at + 1 >= parts.len();
-        let channels = if at < parts.len() {
-            parts.swap_remove(at)
-        } else {
-            Vec::new()
-        };
-        Ok(ChannelChunk { channels, last })
+        let channels = self.packed.get(at).cloned().ok_or_else(|| {
+            Error::new(
+                RefusalCode::Malformed,
+                format!("there is no part {index} of the channels"),
+            )
+        })?;
+        Ok(ChannelChunk {
+            channels,
+            last: at + 1 == self.packed.len(),
+        })
     }
 
     fn load_channels(&mut self, channels: Vec<ChannelState>) -> Result<(), Error> {

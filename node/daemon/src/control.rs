@@ -143,19 +143,19 @@ async fn answer(node: &Rc<Node>, from: &Caller, message: NodeControlRequest) -> 
             reply(&MovePrepared {})
         }
         Ask::MoveChunk(chunk) => {
-            node.move_chunk(chunk).await?;
+            node.move_chunk(&from.node, chunk).await?;
             reply(&MoveChunkStored {})
         }
         Ask::MoveChannels(part) => {
-            node.move_channels(part).await?;
+            node.move_channels(&from.node, part).await?;
             reply(&MoveChannelsStored {})
         }
         Ask::MoveFinal(last) => reply(&MoveReady {
-            digest: write_digest(node.move_final(last).await?),
+            digest: write_digest(node.move_final(&from.node, last).await?),
         }),
-        Ask::MoveActivate(activate) => reply(&node.move_activate(&activate).await?),
+        Ask::MoveActivate(activate) => reply(&node.move_activate(&from.node, &activate).await?),
         Ask::MoveAbandon(abandon) => {
-            node.move_abandon(abandon.id);
+            node.move_abandon(&from.node, abandon.id);
             reply(&MoveAbandoned {})
         }
         Ask::MoveAsk(ask) => reply(&node.move_standing(&ask)),

@@ -6,24 +6,25 @@ use std::future::Future;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use weft_node_control::{
-    AttachClient, Caller, ChannelState, Digest, Domain as DomainContract, LoadChannels, LoadState,
-    MoveActivate, MoveActivated, MoveAsk, MoveChannels, MoveChunk, MoveFinal, MovePrepare,
-    MoveStanding, NodeControl, ServiceState,
+    AttachClient, Caller, ChannelState, DetachClient, Digest, Domain as DomainContract,
+    LoadChannels, LoadState, MoveActivate, MoveActivated, MoveAsk, MoveChannels, MoveChunk,
+    MoveFinal, MovePrepare, MoveStanding, NodeControl, ServiceState,
 };
 use weft_protocol::moving::{
     Command, DirectoryError, MoveTarget, StateDigest, TargetAction, TargetInput, TargetState,
 };
-use weft_types::{ChannelId, DomainId, MoveId, Refusal, RefusalCode};
+use weft_types::{ChannelId, DomainId, MoveId, NodeName, Refusal, RefusalCode};
 
-use crate::channels::{ATTACH_TIMEOUT, Party};
+use crate::channels::{ATTACH_TIMEOUT, Channel, Party};
 use crate::directory::owner;
 use crate::durable;
 use crate::node::Node;
-use crate::supervisor::{Launched, Service};
+use crate::supervisor::{Launched, Service, begin};
 
 /// How long a source's question may wait for the machine's word. The source asks again.
 const WORD_TIMEOUT: Duration = Duration::from_secs(12);
@@ -32,8 +33,19 @@ const WORD_TIMEOUT: Duration = Duration::from_secs(12);
 /// first. A source asks about its latest move only.
 const REMEMBERED: usize = 256;
 
-/// How many moves are kept that are over.
+/// How many moves are kept, under way and over. At the bound those that are over go first; if none
+/// is, a further one is refused.
 const KEPT: usize = 64;
+
+/// How often a client is offered to a service that dies while it arrives.
+const MAX_ATTEMPTS: u32 = 20;
+
+/// Between two of these.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// How long a channel that came with a move waits for its client's node, as long as a gateway waits
+/// for one that is away.
+const ABSENT_FOR: Duration = Duration::from_secs(600);
 
 /// One move of which this node is the target.
 pub(crate) struct IncomingMove {
@@ -48,6 +60,8 @@ pub(crate) struct IncomingMove {
     waiting: RefCell<Waiting>,
     /// The round and piece of state that come next.
     next_piece: Cell<(u32, u32)>,
+    /// Whether the machine wants no instance any more.
+    dropped: Cell<bool>,
 }
 
 /// Who waits for the machine's word, by what they asked.
@@ -74,13 +88,42 @@ impl Node {
             .cloned()
     }
 
-    fn incoming_move(&self, id: MoveId) -> Result<Rc<IncomingMove>, Refusal> {
-        self.incoming.borrow().get(&id).cloned().ok_or_else(|| {
-            Refusal::new(
-                RefusalCode::Closed,
-                format!("{id} is not under way on {}", self.name()),
-            )
-        })
+    /// A move under way, of which only its source may speak.
+    fn incoming_move(&self, id: MoveId, from: &NodeName) -> Result<Rc<IncomingMove>, Refusal> {
+        self.incoming
+            .borrow()
+            .get(&id)
+            .filter(|incoming| incoming.prepare.from == *from)
+            .cloned()
+            .ok_or_else(|| {
+                Refusal::new(
+                    RefusalCode::Closed,
+                    format!("{id} from {from} is not under way on {}", self.name()),
+                )
+            })
+    }
+
+    /// Makes sure that whoever wants to give a service away owns it.
+    async fn check_owner(&self, prepare: &MovePrepare) -> Result<(), Refusal> {
+        let lookup = Command::Lookup {
+            service: prepare.service.clone(),
+        };
+        let entry = self.directory.apply(lookup).await?.map_err(Refusal::from)?;
+        let (owner, epoch) = if prepare.again {
+            (self.name(), prepare.epoch.next())
+        } else {
+            (&prepare.from, prepare.epoch)
+        };
+        if entry.node == *owner && entry.epoch == epoch {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            RefusalCode::Moved,
+            format!(
+                "{} is owned by {entry}, it is not {}'s to give away",
+                prepare.service, prepare.from
+            ),
+        ))
     }
 
     /// Step `prepare`: starts an instance that takes no messages.
@@ -91,7 +134,10 @@ impl Node {
                 incoming.input(TargetInput::PrepareAsked);
                 incoming
             }
-            None => self.begin_incoming(prepare)?,
+            None => {
+                self.check_owner(&prepare).await?;
+                self.begin_incoming(prepare)?
+            }
         };
         incoming.wait(|waiting| &mut waiting.prepared).await
     }
@@ -103,7 +149,22 @@ impl Node {
                 format!("{} is shutting down", self.name()),
             ));
         }
-        if let Some(there) = self.service(&prepare.service) {
+        let mut kept = self.incoming.borrow_mut();
+        if kept.len() >= KEPT {
+            kept.retain(|_, old| !old.is_over());
+        }
+        if kept.len() >= KEPT {
+            return Err(Refusal::new(
+                RefusalCode::Busy,
+                format!("{KEPT} moves to {} are under way", self.name()),
+            ));
+        }
+        drop(kept);
+        // One that has failed here is of a former life: the directory names another owner.
+        if let Some(there) = self
+            .service(&prepare.service)
+            .filter(|there| there.state.get() != ServiceState::Failed)
+        {
             let what = if there.state.get() == ServiceState::Incoming {
                 "arrives on"
             } else {
@@ -146,21 +207,23 @@ impl Node {
             channels: RefCell::default(),
             waiting: RefCell::default(),
             next_piece: Cell::new((0, 0)),
+            dropped: Cell::new(false),
             prepare,
         });
-        let mut all = self.incoming.borrow_mut();
-        if all.len() >= KEPT {
-            all.retain(|_, old| !old.is_over());
-        }
-        all.insert(incoming.prepare.id, Rc::clone(&incoming));
-        drop(all);
-        tokio::task::spawn_local(run(Rc::clone(&incoming), machine, received));
+        self.incoming
+            .borrow_mut()
+            .insert(incoming.prepare.id, Rc::clone(&incoming));
+        tokio::task::spawn_local(run(Rc::downgrade(&incoming), machine, received));
         Ok(incoming)
     }
 
     /// Steps `precopy` and `final`: a part of the state.
-    pub(crate) async fn move_chunk(&self, chunk: MoveChunk) -> Result<(), Refusal> {
-        let incoming = self.incoming_move(chunk.id)?;
+    pub(crate) async fn move_chunk(
+        &self,
+        from: &NodeName,
+        chunk: MoveChunk,
+    ) -> Result<(), Refusal> {
+        let incoming = self.incoming_move(chunk.id, from)?;
         incoming.input(TargetInput::SourceHeard);
         incoming.take_turn(chunk.round, chunk.index)?;
         let load = LoadState { bytes: chunk.bytes };
@@ -168,8 +231,12 @@ impl Node {
     }
 
     /// Step `final`: a part of the channels.
-    pub(crate) async fn move_channels(&self, part: MoveChannels) -> Result<(), Refusal> {
-        let incoming = self.incoming_move(part.id)?;
+    pub(crate) async fn move_channels(
+        &self,
+        from: &NodeName,
+        part: MoveChannels,
+    ) -> Result<(), Refusal> {
+        let incoming = self.incoming_move(part.id, from)?;
         incoming.input(TargetInput::SourceHeard);
         for piece in &part.channels {
             let mut channels = incoming.channels.borrow_mut();
@@ -194,8 +261,12 @@ impl Node {
     }
 
     /// Step `final`: everything was sent. Gives the digest of what is here.
-    pub(crate) async fn move_final(&self, last: MoveFinal) -> Result<StateDigest, Refusal> {
-        let incoming = self.incoming_move(last.id)?;
+    pub(crate) async fn move_final(
+        &self,
+        from: &NodeName,
+        last: MoveFinal,
+    ) -> Result<StateDigest, Refusal> {
+        let incoming = self.incoming_move(last.id, from)?;
         incoming.input(TargetInput::SourceHeard);
         let here = incoming.channels.borrow().len();
         if here != last.channels as usize {
@@ -218,9 +289,10 @@ impl Node {
     /// Step `activate`: the source says that the commit was taken.
     pub(crate) async fn move_activate(
         &self,
+        from: &NodeName,
         activate: &MoveActivate,
     ) -> Result<MoveActivated, Refusal> {
-        let Ok(incoming) = self.incoming_move(activate.id) else {
+        let Ok(incoming) = self.incoming_move(activate.id, from) else {
             // This daemon was started anew since: what it has written down counts.
             let activations: Activations =
                 durable::load(&self.activations_file())?.unwrap_or_default();
@@ -235,9 +307,32 @@ impl Node {
         incoming.wait(|waiting| &mut waiting.activated).await
     }
 
+    /// Drops the channels that came with a move and whose clients have not come back.
+    async fn forget_absent(&self, service: &Service) {
+        sleep(ABSENT_FOR).await;
+        for state in service.all_arrived() {
+            service.forget_arrived(state.channel);
+            let Some(line) = service
+                .instance()
+                .and_then(|instance| self.domain_line(instance).ok())
+            else {
+                continue;
+            };
+            let detach = DetachClient {
+                channel: state.channel,
+            };
+            if let Err(refusal) = line
+                .ask::<DomainContract, _>(&detach, &[], ATTACH_TIMEOUT)
+                .await
+            {
+                tracing::debug!(channel = %state.channel, %refusal, "not forgotten");
+            }
+        }
+    }
+
     /// The source has called the move off.
-    pub(crate) fn move_abandon(&self, id: MoveId) {
-        if let Ok(incoming) = self.incoming_move(id) {
+    pub(crate) fn move_abandon(&self, from: &NodeName, id: MoveId) {
+        if let Ok(incoming) = self.incoming_move(id, from) {
             incoming.input(TargetInput::Abandoned);
         }
     }
@@ -380,6 +475,7 @@ impl IncomingMove {
     async fn start_instance(&self, node: &Rc<Node>) -> Result<(), Refusal> {
         self.channels.borrow_mut().clear();
         self.next_piece.set((0, 0));
+        self.dropped.set(false);
         let launched = node
             .launch(&self.prepare.service, &self.prepare.program)
             .await?;
@@ -401,6 +497,11 @@ impl IncomingMove {
             node.stop_instance(&launched.instance).await;
             return Err(refusal);
         }
+        if self.dropped.get() {
+            // The move was called off while the instance was being started.
+            node.stop_instance(&launched.instance).await;
+            return Err(Refusal::new(RefusalCode::Closed, "the move was called off"));
+        }
         *self.launched.borrow_mut() = Some(launched);
         Ok(())
     }
@@ -408,34 +509,56 @@ impl IncomingMove {
     /// Makes the instance the service, and gives it the clients of this node.
     async fn activate(&self, node: &Rc<Node>) -> Result<(), Refusal> {
         let gone = || Refusal::new(RefusalCode::Closed, "the instance has died");
+        let service = &self.service;
         let epoch = self.prepare.epoch.next();
-        let instance = self.instance().ok_or_else(gone)?;
-        if let Some(launched) = self.launched.borrow().as_ref() {
-            self.service.run_by(launched);
-        }
-        self.service.epoch.set(epoch);
-        self.service.arrive(&self.channels.borrow());
-        node.activate(instance, epoch).await?;
-        self.service.state.set(ServiceState::Active);
+        service.owned.set(true);
+        service.epoch.set(epoch);
+        service.arriving.set(true);
+        service.arrive(std::mem::take(&mut *self.channels.borrow_mut()));
         node.remember_services();
+        let instance = self.instance();
+        if let Some(launched) = self.launched.borrow().as_ref() {
+            service.run_by(launched);
+        }
+        let activated = match instance {
+            Some(instance) => node.activate(instance, epoch).await,
+            None => Err(gone()),
+        };
+        match activated {
+            Ok(()) => service.state.set(ServiceState::Active),
+            // It is ours, and died as it began: it is started again like any other.
+            Err(refusal) => {
+                node.log.warn(format!(
+                    "{} died as it was activated: {refusal}",
+                    self.prepare.service
+                ));
+                if service.state.get() == ServiceState::Incoming
+                    && let Some(dead) = instance
+                {
+                    node.restart(service, dead).await;
+                }
+            }
+        }
         node.log.note(format!(
             "service {} has moved here from {}, {epoch}",
             self.prepare.service, self.prepare.from
         ));
-        self.take_clients(node, instance).await;
+        self.take_clients(node).await;
+        service.arriving.set(false);
+        let (node, service) = (Rc::clone(node), Rc::clone(service));
+        tokio::task::spawn_local(async move { node.forget_absent(&service).await });
         Ok(())
     }
 
     /// The clients of this node, until now served through the gateway, get the service itself.
-    async fn take_clients(&self, node: &Rc<Node>, instance: DomainId) {
+    async fn take_clients(&self, node: &Rc<Node>) {
         let target = &self.prepare.service;
-        for channel in node
+        let carried = node
             .channels
-            .select(|channel| channel.server_is_gateway() && channel.target == *target)
-        {
-            let state = self.channels.borrow().get(&channel.id).cloned();
-            let taken = match state {
-                Some(state) => self.take_client(node, instance, &state).await,
+            .select(|channel| channel.server_is_gateway() && channel.target == *target);
+        join_all(carried.iter().map(|channel| async {
+            let taken = match self.service.arrived(channel.id) {
+                Some(state) => self.take_client(node, channel, &state).await,
                 // The service has never seen it, or has lost it.
                 None => Err(Refusal::new(
                     RefusalCode::OutcomeUnknown,
@@ -447,49 +570,69 @@ impl IncomingMove {
                 node.drop_carried(channel.id, None).await;
                 node.close_channel(channel.id, refusal).await;
             }
-        }
+        }))
+        .await;
     }
 
-    /// A client of this node, until now served through the gateway, gets the service itself.
+    /// Gives one client of this node the service itself. If the instance dies meanwhile, its
+    /// successor is given to it.
     async fn take_client(
         &self,
         node: &Rc<Node>,
-        instance: DomainId,
+        channel: &Rc<Channel>,
         state: &ChannelState,
     ) -> Result<(), Refusal> {
-        // One that has closed meanwhile needs nothing.
-        let Some(channel) = node.channels.get(state.channel) else {
-            return Ok(());
-        };
         node.drop_carried(channel.id, None).await;
         let epoch = self.prepare.epoch.next();
-        let attach = AttachClient {
-            channel: channel.id,
-            caller: Caller {
-                name: state.holder.clone(),
-                node: state.holder_node.clone(),
-            },
-            table: state.table.clone(),
-            epoch,
-            resume: None,
-            ceiling: channel.ceiling,
+        let mut attempts = 0;
+        let (instance, half, side) = loop {
+            // A restart holds the gate until the successor is there.
+            let gate = self.service.gate.read().await;
+            let attached = match self.service.instance() {
+                Some(instance) => {
+                    let attach = AttachClient {
+                        channel: channel.id,
+                        caller: Caller {
+                            name: state.holder.clone(),
+                            node: state.holder_node.clone(),
+                        },
+                        table: state.table.clone(),
+                        epoch,
+                        resume: None,
+                        ceiling: channel.ceiling,
+                    };
+                    node.attach_to_service(instance, attach, channel.client_half()?)
+                        .await
+                        .map(|(half, side)| (instance, half, side))
+                }
+                None => Err(Refusal::new(RefusalCode::Closed, "the service has died")),
+            };
+            drop(gate);
+            attempts += 1;
+            match attached {
+                Ok(attached) => break attached,
+                Err(refusal) if refusal.code == RefusalCode::Closed && attempts < MAX_ATTEMPTS => {
+                    sleep(RETRY_DELAY).await;
+                }
+                Err(refusal) => return Err(refusal),
+            }
         };
-        let (half, side) = node
-            .attach_to_service(instance, attach, channel.client_half()?)
-            .await?;
         self.service.forget_arrived(channel.id);
-        node.replace_server(
-            &channel,
-            Party::Domain(instance),
-            half,
-            side,
-            node.name().clone(),
-            epoch,
-        )
-        .await
+        let (node, told) = (Rc::clone(node), Rc::clone(channel));
+        begin(async move {
+            let (party, here) = (Party::Domain(instance), node.name().clone());
+            if let Err(refusal) = node
+                .replace_server(&told, party, half, side, here, epoch)
+                .await
+            {
+                tracing::debug!(channel = %told.id, %refusal, "a client has not answered a move");
+            }
+        });
+        Ok(())
     }
 
     async fn drop_instance(&self, node: &Rc<Node>) {
+        self.dropped.set(true);
         let launched = self.launched.borrow_mut().take();
         if let Some(launched) = launched {
             node.stop_instance(&launched.instance).await;
@@ -505,21 +648,27 @@ impl IncomingMove {
     }
 }
 
-/// Drives the machine until the daemon ends: it goes on to answer after its move is over.
+/// Drives the machine for as long as its move is kept: it goes on to answer after the move is over.
 async fn run(
-    incoming: Rc<IncomingMove>,
+    incoming: Weak<IncomingMove>,
     mut machine: MoveTarget,
     mut inputs: mpsc::UnboundedReceiver<TargetInput>,
 ) {
     let started = Instant::now();
     loop {
         while let Some(action) = machine.poll_action() {
+            let Some(incoming) = incoming.upgrade() else {
+                return;
+            };
             let Some(node) = incoming.node.upgrade() else {
                 return;
             };
             act(&incoming, &node, action).await;
         }
-        *incoming.state.borrow_mut() = machine.state();
+        match incoming.upgrade() {
+            Some(incoming) => *incoming.state.borrow_mut() = machine.state(),
+            None => return,
+        }
         let deadline = machine.poll_timeout().map(|at| (started + at).into());
         let input = match deadline {
             Some(deadline) => tokio::select! {

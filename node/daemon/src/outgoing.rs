@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{RwLockWriteGuard, mpsc};
 use tokio::time::sleep_until;
 use weft_contract::{Accepts, Message};
@@ -77,7 +77,10 @@ impl Node {
                 format!("{name} is on {to} already"),
             ));
         }
-        if service.moving.get().is_some() || service.state.get() != ServiceState::Active {
+        if service.moving.get().is_some()
+            || service.arriving.get()
+            || service.state.get() != ServiceState::Active
+        {
             return Err(Refusal::new(
                 RefusalCode::Busy,
                 format!(
@@ -132,6 +135,8 @@ impl Node {
         instance: DomainId,
         to: &NodeName,
     ) -> Result<MoveReport, Refusal> {
+        // A death that was rung before this move began is not this move's.
+        let _ = service.died.notified().now_or_never();
         let (inputs, received) = mpsc::unbounded_channel();
         let outgoing = Rc::new(OutgoingMove {
             node: Rc::clone(self),
@@ -378,7 +383,7 @@ impl OutgoingMove {
 
     /// Step `freeze`, and what is to be sent at the end: channels, and the digest of everything.
     async fn freeze(&self) -> Result<StateDigest, Refusal> {
-        self.ask(&Freeze {}).await?;
+        let frozen = self.ask(&Freeze {}).await?;
         let state = self.ask(&Digest {}).await?;
         let mut parts = Vec::new();
         let mut whole: BTreeMap<ChannelId, ChannelState> = BTreeMap::new();
@@ -398,6 +403,16 @@ impl OutgoingMove {
             if part.last {
                 break;
             }
+        }
+        if whole.len() != frozen.channels as usize {
+            return Err(Refusal::new(
+                RefusalCode::Internal,
+                format!(
+                    "{} of {} channels were handed out",
+                    whole.len(),
+                    frozen.channels
+                ),
+            ));
         }
         let digest = digest_of(&state.digest, &whole)?;
         self.moved_channels

@@ -13,8 +13,9 @@ use std::process::Stdio;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, RwLock, oneshot};
 use tokio::time::{sleep, timeout};
@@ -23,10 +24,10 @@ use weft_contract::ContractDescription;
 use weft_local_ipc::SideSocket;
 use weft_node_control::{
     Activate, AttachClient, ChannelState, Domain as DomainContract, DomainRole, LoadChannels,
-    Program, ServiceState, Shutdown, StartAt, SwapPeer,
+    Program, ServiceState, Shutdown, SwapPeer,
 };
-use weft_protocol::moving::Command as DirectoryCommand;
-use weft_types::{ChannelId, DomainId, Epoch, MoveId, Refusal, RefusalCode, ServiceName};
+use weft_protocol::moving::{Command as DirectoryCommand, DirectoryError};
+use weft_types::{ChannelId, DomainId, Epoch, Fault, MoveId, Refusal, RefusalCode, ServiceName};
 
 use crate::channels::{ATTACH_TIMEOUT, Channel, Party, side_pair};
 use crate::domains::{Domain, Expected, attach};
@@ -48,6 +49,9 @@ const CRASH_WINDOW: Duration = Duration::from_secs(30);
 /// How many of the last lines of a process's standard error are kept for the message about its end.
 const KEPT_LINES: usize = 5;
 
+/// The longest line of a process's standard error, in bytes; a longer one is cut into several.
+const MAX_LINE_BYTES: u64 = 4096;
+
 /// A service of this node, through all of its instances.
 pub(crate) struct Service {
     pub(crate) name: ServiceName,
@@ -68,9 +72,14 @@ pub(crate) struct Service {
     pub(crate) moving: Cell<Option<MoveId>>,
     /// Whether it came here with a move, whole: it may be ours at any moment.
     pub(crate) sealed: Cell<bool>,
+    /// Whether the directory has named this node as its owner.
+    pub(crate) owned: Cell<bool>,
+    /// Whether the clients of a service that has just come are still being connected.
+    pub(crate) arriving: Cell<bool>,
     crashes: RefCell<VecDeque<Instant>>,
-    /// Channels that came with a move and whose gateways have not called yet: where each stands.
-    arrived: RefCell<HashMap<ChannelId, StartAt>>,
+    /// Channels that came with a move and have not been attached yet. They are kept whole: if the
+    /// instance dies first, its successor needs them.
+    arrived: RefCell<HashMap<ChannelId, ChannelState>>,
 }
 
 /// One process of a service (or the gateway).
@@ -101,30 +110,26 @@ impl Service {
             died: Notify::new(),
             moving: Cell::new(None),
             sealed: Cell::new(false),
+            owned: Cell::new(false),
+            arriving: Cell::new(false),
             crashes: RefCell::default(),
             arrived: RefCell::default(),
         }
     }
 
     /// Notes the channels that came with a move.
-    pub(crate) fn arrive(&self, channels: &BTreeMap<ChannelId, ChannelState>) {
-        *self.arrived.borrow_mut() = channels
-            .values()
-            .map(|state| {
-                (
-                    state.channel,
-                    StartAt {
-                        outgoing: state.incoming,
-                        incoming: state.outgoing,
-                    },
-                )
-            })
-            .collect();
+    pub(crate) fn arrive(&self, channels: BTreeMap<ChannelId, ChannelState>) {
+        *self.arrived.borrow_mut() = channels.into_iter().collect();
     }
 
-    /// Where a gateway starts that carries a channel which came with a move.
-    pub(crate) fn arrived(&self, channel: ChannelId) -> Option<StartAt> {
-        self.arrived.borrow().get(&channel).copied()
+    /// A channel that came with a move and is not attached yet.
+    pub(crate) fn arrived(&self, channel: ChannelId) -> Option<ChannelState> {
+        self.arrived.borrow().get(&channel).cloned()
+    }
+
+    /// All channels that came with a move and are not attached yet.
+    pub(crate) fn all_arrived(&self) -> Vec<ChannelState> {
+        self.arrived.borrow().values().cloned().collect()
     }
 
     /// The channel is attached.
@@ -203,6 +208,15 @@ impl Registrations {
     }
 }
 
+/// Forgets that a process was to register, however the wait for it ended.
+struct Forget<'a>(&'a Registrations, DomainId);
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.borrow_mut().remove(&self.1);
+    }
+}
+
 /// A process that runs, is attached, and (a service) has registered.
 pub(crate) struct Launched {
     pub(crate) instance: Instance,
@@ -241,6 +255,7 @@ impl Node {
             .spawn(&mut command, &what, name, DomainRole::Service)
             .await?;
         let registered = self.registrations.expect(domain.id);
+        let _forget = Forget(&self.registrations, domain.id);
         let description = tokio::select! {
             registered = timeout(START_TIMEOUT, registered) => match registered {
                 Ok(Ok(description)) => description,
@@ -432,6 +447,19 @@ impl Node {
                 self.close_channel(channel.id, refusal).await;
             }
         }
+        // What came with a move and was not attached before the death is still to come.
+        let line = self.domain_line(successor)?;
+        for piece in service
+            .all_arrived()
+            .into_iter()
+            .flat_map(ChannelState::into_pieces)
+        {
+            let load = LoadChannels {
+                channels: vec![piece],
+            };
+            line.ask::<DomainContract, _>(&load, &[], ATTACH_TIMEOUT)
+                .await?;
+        }
         service.run_by(launched);
         self.activate(successor, service.epoch.get()).await?;
         service.state.set(ServiceState::Active);
@@ -441,8 +469,8 @@ impl Node {
 
     /// Gives one channel of a dead instance to its successor.
     async fn inherit(
-        &self,
-        channel: &Channel,
+        self: &Rc<Self>,
+        channel: &Rc<Channel>,
         successor: DomainId,
         epoch: Epoch,
     ) -> Result<(), Refusal> {
@@ -479,9 +507,19 @@ impl Node {
                 .await?;
             side = far;
         }
-        let party = Party::Domain(successor);
-        self.replace_server(channel, party, half, side, self.name().clone(), epoch)
-            .await
+        // The end is replaced now; that the client has heard it is not waited for: one that is
+        // stopped delays nobody.
+        let (node, told) = (Rc::clone(self), Rc::clone(channel));
+        begin(async move {
+            let (party, here) = (Party::Domain(successor), node.name().clone());
+            if let Err(refusal) = node
+                .replace_server(&told, party, half, side, here, epoch)
+                .await
+            {
+                tracing::debug!(channel = %told.id, %refusal, "a client has not answered a restart");
+            }
+        });
+        Ok(())
     }
 
     /// Lets an instance take messages.
@@ -572,7 +610,22 @@ impl Node {
                 node: self.name().clone(),
                 after,
             };
-            let entry = self.directory.apply(register).await?.map_err(|error| {
+            let entry = match self.directory.apply(register).await? {
+                // The directory still names this node, from a former life that nothing is left of:
+                // the service begins another.
+                Err(DirectoryError::Moved { current, .. })
+                    if self.is_own(&current.node) && after.is_none() =>
+                {
+                    let again = DirectoryCommand::Register {
+                        service: service.name.clone(),
+                        node: self.name().clone(),
+                        after: Some(current.epoch),
+                    };
+                    self.directory.apply(again).await?
+                }
+                decision => decision,
+            };
+            let entry = entry.map_err(|error| {
                 let refusal = Refusal::from(error);
                 match refusal.code {
                     RefusalCode::Moved => Refusal::new(RefusalCode::AlreadyThere, refusal.text),
@@ -588,6 +641,7 @@ impl Node {
         match started {
             Ok(epoch) => {
                 service.state.set(ServiceState::Active);
+                service.owned.set(true);
                 self.remember_services();
                 self.log.note(format!(
                     "service {} runs, pid {}, {epoch}",
@@ -608,19 +662,19 @@ impl Node {
     ///
     /// `UnknownService` if it does not run here; `Busy` while it moves.
     pub(crate) async fn stop_service(self: &Rc<Self>, name: &ServiceName) -> Result<(), Refusal> {
-        let service = self.service(name).ok_or_else(|| {
-            Refusal::new(
-                RefusalCode::UnknownService,
-                format!("{name} does not run on {}", self.name()),
-            )
-        })?;
-        if service.moving.get().is_some() || service.state.get() == ServiceState::Incoming {
+        let Some(service) = self.service(name) else {
+            return self.forget_service(name).await;
+        };
+        if service.moving.get().is_some()
+            || service.arriving.get()
+            || service.state.get() == ServiceState::Incoming
+        {
             return Err(Refusal::new(
                 RefusalCode::Busy,
                 format!("{name} is being moved; stop it afterwards"),
             ));
         }
-        service.state.set(ServiceState::Stopping);
+        let before = service.state.replace(ServiceState::Stopping);
         let _gate = service.gate.write().await;
         let remove = DirectoryCommand::Remove {
             service: name.clone(),
@@ -628,7 +682,11 @@ impl Node {
             epoch: service.epoch.get(),
         };
         if let Err(refusal) = self.directory.apply(remove).await {
-            service.state.set(ServiceState::Active);
+            if service.instance().is_some() {
+                service.state.set(before);
+            } else {
+                service.fail("died while it was to be stopped; stop it again, or run it");
+            }
             return Err(refusal);
         }
         let instance = service.running.borrow_mut().take();
@@ -647,6 +705,34 @@ impl Node {
         self.remember_services();
         self.log.note(format!("service {name} was stopped"));
         Ok(())
+    }
+
+    /// Takes a service out of the directory that names this node while nothing of it is left here.
+    async fn forget_service(&self, name: &ServiceName) -> Result<(), Refusal> {
+        let lookup = DirectoryCommand::Lookup {
+            service: name.clone(),
+        };
+        let entry = self.directory.apply(lookup).await?.map_err(Refusal::from)?;
+        if !self.is_own(&entry.node) {
+            return Err(Refusal::new(
+                RefusalCode::UnknownService,
+                format!(
+                    "{name} does not run on {}, it is on {}",
+                    self.name(),
+                    entry.node
+                ),
+            ));
+        }
+        let remove = DirectoryCommand::Remove {
+            service: name.clone(),
+            node: self.name().clone(),
+            epoch: entry.epoch,
+        };
+        self.directory
+            .apply(remove)
+            .await?
+            .map(|_| ())
+            .map_err(Refusal::from)
     }
 
     /// Ends the process of an instance: asks it, and kills it if it takes too long.
@@ -674,11 +760,9 @@ impl Node {
                 .services
                 .borrow()
                 .values()
-                .filter(|service| {
-                    // Also what a move has sealed here: if the commit falls and both sides die, this
-                    // node is the one that has to start the service again.
-                    service.state.get() == ServiceState::Active || service.sealed.get()
-                })
+                // Whatever its state just now. Also what a move has sealed here: if the commit falls
+                // and both sides die, this node is the one that has to start the service again.
+                .filter(|service| service.owned.get() || service.sealed.get())
                 .map(|service| (service.name.clone(), service.program.clone()))
                 .collect(),
         };
@@ -700,6 +784,8 @@ impl Node {
                     .warn(format!("services are not started again: {refusal}"));
             }
         };
+        // All are known before the first is started: the list is written anew with each.
+        let mut services = Vec::new();
         for (name, program) in remembered.services {
             let service = Rc::new(Service::new(
                 name.clone(),
@@ -707,14 +793,18 @@ impl Node {
                 ServiceState::Starting,
                 Epoch::NONE,
             ));
-            self.services
-                .borrow_mut()
-                .insert(name.clone(), Rc::clone(&service));
+            service.owned.set(true);
+            self.services.borrow_mut().insert(name, Rc::clone(&service));
+            services.push(service);
+        }
+        for service in services {
             while let Err(refusal) = self.start_again(&service).await {
-                if refusal.code.fault() != weft_types::Fault::Reach || self.stopping.get() {
-                    self.log
-                        .warn(format!("service {name} is not started again: {refusal}"));
-                    self.services.borrow_mut().remove(&name);
+                if refusal.code.fault() != Fault::Reach || self.stopping.get() {
+                    self.log.warn(format!(
+                        "service {} is not started again: {refusal}",
+                        service.name
+                    ));
+                    self.services.borrow_mut().remove(&service.name);
                     break;
                 }
                 *service.detail.borrow_mut() = refusal.text;
@@ -737,6 +827,14 @@ impl Node {
         self.start_registered(service, Some(entry.epoch))
             .await
             .map(|_| ())
+    }
+}
+
+/// Takes the first steps of `work` now, and the rest beside whatever follows.
+pub(crate) fn begin(work: impl Future<Output = ()> + 'static) {
+    let mut work = Box::pin(work);
+    if work.as_mut().now_or_never().is_none() {
+        tokio::task::spawn_local(work);
     }
 }
 
@@ -789,14 +887,24 @@ fn listen(child: &mut Child, name: &ServiceName) -> Rc<RefCell<VecDeque<String>>
     if let Some(stderr) = child.stderr.take() {
         let (kept, name) = (Rc::clone(&kept), name.clone());
         tokio::task::spawn_local(async move {
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                tracing::info!(target: "process", %name, "{line}");
+            let mut reader = BufReader::new(stderr);
+            let mut line = Vec::new();
+            // A line that never ends is cut.
+            while matches!(
+                (&mut reader)
+                    .take(MAX_LINE_BYTES)
+                    .read_until(b'\n', &mut line)
+                    .await,
+                Ok(1..)
+            ) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                line.clear();
+                tracing::info!(target: "process", %name, "{text}");
                 let mut kept = kept.borrow_mut();
                 if kept.len() == KEPT_LINES {
                     kept.pop_front();
                 }
-                kept.push_back(line);
+                kept.push_back(text);
             }
         });
     }
