@@ -47,6 +47,10 @@ pub enum SideError {
     /// The peer has not read for two seconds.
     #[error("the peer does not read its side socket")]
     Stuck,
+    /// This user has as many descriptors under way between processes as the system allows
+    /// (`RLIMIT_NOFILE`). It may work later.
+    #[error("too many descriptors of this user are under way")]
+    Crowded,
     /// The system refused.
     #[error(transparent)]
     System(io::Error),
@@ -56,6 +60,7 @@ impl From<Errno> for SideError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::CONNREFUSED => Self::HungUp,
+            Errno::TOOMANYREFS => Self::Crowded,
             errno => Self::System(errno.into()),
         }
     }
@@ -97,16 +102,32 @@ impl SideSocket {
     }
 
     /// Sends a packet of 1 to [`MAX_SIDE_BYTES`] bytes with copies of up to [`MAX_DESCRIPTORS`]
-    /// descriptors. Waits at most two seconds for a peer that does not read.
+    /// descriptors. Waits at most two seconds for a peer that does not read: not for a thread that
+    /// others depend on, see [`Self::try_send`].
     ///
     /// # Errors
     ///
     /// [`SideError`]; nothing was sent then.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), SideError> {
+        let deadline = Instant::now() + SEND_PATIENCE;
+        while !self.try_send(bytes, fds)? {
+            if !self.wait_for(PollFlags::OUT, Some(deadline))? {
+                return Err(SideError::Stuck);
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::send`], but never waits. `false`: nothing was sent, because the peer has not read
+    /// what was sent before.
+    ///
+    /// # Errors
+    ///
+    /// [`SideError`]; nothing was sent then either.
+    pub fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<bool, SideError> {
         if bytes.is_empty() || bytes.len() > MAX_SIDE_BYTES || fds.len() > MAX_DESCRIPTORS {
             return Err(SideError::OutOfBounds);
         }
-        let deadline = Instant::now() + SEND_PATIENCE;
         loop {
             let mut space =
                 [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -121,13 +142,9 @@ impl SideSocket {
                 SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
             );
             match sent {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(true),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    if !self.wait_for(PollFlags::OUT, Some(deadline))? {
-                        return Err(SideError::Stuck);
-                    }
-                }
+                Err(Errno::AGAIN) => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
         }

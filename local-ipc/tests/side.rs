@@ -71,6 +71,23 @@ fn a_hang_up_is_told_after_what_was_sent_before() {
 }
 
 #[test]
+fn a_try_send_to_a_peer_that_does_not_read_says_so_at_once_and_works_again_later() {
+    let (a, b) = SideSocket::pair().unwrap();
+    let begin = std::time::Instant::now();
+    let mut sent = 0;
+    while a.try_send(b"x", &[a.as_fd()]).unwrap() {
+        sent += 1;
+        assert!(sent < 100_000, "the socket has no bound");
+    }
+    assert!(begin.elapsed() < Duration::from_secs(1), "it waited");
+    for _ in 0..sent {
+        assert_eq!(b.try_receive().unwrap().unwrap().1.len(), 1);
+    }
+    assert!(b.try_receive().unwrap().is_none(), "a refused packet came");
+    assert!(a.try_send(b"x", &[]).unwrap());
+}
+
+#[test]
 fn a_receive_gives_up_in_time() {
     let (_a, b) = SideSocket::pair().unwrap();
     let begin = std::time::Instant::now();

@@ -13,7 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use weft_local_ipc::{
-    Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideError, SideSocket, Swapper, wait_any,
+    Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideError, SideSocket, Swapper,
+    wait_any,
 };
 use weft_types::{Lane, MessageKind, Refusal, RefusalCode, Sequence, TypeIndex};
 
