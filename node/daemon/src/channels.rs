@@ -7,11 +7,12 @@
 //! client is given the new one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::time::sleep;
 use weft_contract::TypeTable;
 use weft_local_ipc::{Geometry, OwnHalf, PeerHalf, SideSocket, Start};
 use weft_node_control::{
@@ -31,6 +32,17 @@ pub(crate) const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many former halves of a client's end are kept. A service drains one within moments of the
 /// next coming, so that the oldest of more than these is long read.
 const MAX_FORMER: usize = 8;
+
+/// How many successive ends a client may still have to be told of. One that has stopped is told when
+/// it goes on; a channel whose ends are replaced more often than this meanwhile is lost to it.
+const MAX_UNTOLD: usize = 32;
+
+/// How long a client has to take in what it is told. It has as long as it lives: the line ends with
+/// the process, and nobody waits for the answer.
+const FOR_ITS_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Between two attempts to tell a client while this process has no descriptor left.
+const TELL_AGAIN: Duration = Duration::from_millis(100);
 
 /// Who holds an end.
 #[derive(Clone)]
@@ -82,6 +94,25 @@ pub(crate) struct Channel {
     /// Halves of gateways that had the client's end before, the oldest first.
     pub(crate) former: RefCell<Vec<OwnedFd>>,
     pub(crate) server: RefCell<End>,
+    pub(crate) upkeep: Upkeep,
+}
+
+/// What the node notes of a channel while its ends are being replaced. New channels have none of it.
+#[derive(Default)]
+pub(crate) struct Upkeep {
+    /// The gateway that carries it, or carried it last. Nothing if none ever did.
+    pub(crate) carrier: Cell<Option<DomainId>>,
+    /// Lets one attempt at a time through to have a gateway carry it.
+    pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Ends of the server's that its client has not been told of, the oldest first. Each may hold
+    /// replies that no other does, so none is skipped.
+    untold: Rc<RefCell<VecDeque<Told>>>,
+}
+
+/// One new end of the server's, for the client.
+struct Told {
+    swap: SwapPeer,
+    descriptors: [OwnedFd; 2],
 }
 
 impl Channel {
@@ -110,6 +141,15 @@ impl Channel {
 
     pub(crate) fn client_is_gateway(&self) -> bool {
         matches!(self.client.borrow().party, Party::Gateway)
+    }
+
+    /// The service lives elsewhere from now on, and a gateway is to carry the channel there. Until one
+    /// does, the half of the old instance stands in for the gateway's.
+    pub(crate) fn leads_away(&self, node: NodeName, epoch: Epoch) {
+        self.server.borrow_mut().party = Party::Gateway;
+        *self.node.borrow_mut() = node;
+        self.epoch.set(epoch);
+        self.upkeep.carrier.set(None);
     }
 
     /// Where a gateway goes on that takes the server's end from whoever has it now: what the client
@@ -202,6 +242,27 @@ impl Channel {
         Ok(halves)
     }
 
+    /// Tells a client of its new peers, one after the other, for as long as it lives. A process that
+    /// has stopped finds them all in its ring when it goes on.
+    fn tell_client(&self, line: Line, told: Told) -> Result<(), Refusal> {
+        let untold = Rc::clone(&self.upkeep.untold);
+        let waiting = untold.borrow().len();
+        if waiting == MAX_UNTOLD {
+            return Err(Refusal::new(
+                RefusalCode::Unreachable,
+                format!(
+                    "the client has not heard of the last {MAX_UNTOLD} peers of {}",
+                    self.id
+                ),
+            ));
+        }
+        untold.borrow_mut().push_back(told);
+        if waiting == 0 {
+            tokio::task::spawn_local(tell_all(line, untold));
+        }
+        Ok(())
+    }
+
     /// The client's end is another from now on; its former half may still have to be read.
     pub(crate) fn replace_client(&self, client: End) {
         let former = std::mem::replace(&mut *self.client.borrow_mut(), client);
@@ -217,6 +278,8 @@ impl Channel {
 #[derive(Default)]
 pub(crate) struct Channels {
     by_id: RefCell<HashMap<ChannelId, Rc<Channel>>>,
+    /// The gateway that runs, or ran last: it carries what is inserted with an end at the gateway.
+    gateway: Cell<Option<DomainId>>,
 }
 
 impl Channels {
@@ -226,6 +289,9 @@ impl Channels {
 
     pub(crate) fn insert(&self, channel: Channel) -> Rc<Channel> {
         let channel = Rc::new(channel);
+        if channel.server_is_gateway() || channel.client_is_gateway() {
+            channel.upkeep.carrier.set(self.gateway.get());
+        }
         self.by_id
             .borrow_mut()
             .insert(channel.id, Rc::clone(&channel));
@@ -234,6 +300,36 @@ impl Channels {
 
     pub(crate) fn remove(&self, id: ChannelId) -> Option<Rc<Channel>> {
         self.by_id.borrow_mut().remove(&id)
+    }
+
+    /// Whether this very channel is still there.
+    pub(crate) fn holds(&self, channel: &Channel) -> bool {
+        self.by_id
+            .borrow()
+            .get(&channel.id)
+            .is_some_and(|current| std::ptr::eq(&raw const **current, channel))
+    }
+
+    /// From now on this gateway carries what is inserted.
+    pub(crate) fn gateway_runs(&self, gateway: DomainId) {
+        self.gateway.set(Some(gateway));
+    }
+
+    /// Channels of other nodes' clients that this gateway has not been asked for: their own gateways
+    /// have not come back since its predecessor died.
+    pub(crate) fn unclaimed(&self, gateway: DomainId) -> Vec<Rc<Channel>> {
+        self.select(|channel| {
+            channel.client_is_gateway() && channel.upkeep.carrier.get() != Some(gateway)
+        })
+    }
+
+    /// A gateway has taken the client's end of an inbound channel.
+    pub(crate) fn claim(&self, channel: &Channel, half: OwnedFd) {
+        channel.replace_client(End {
+            party: Party::Gateway,
+            half,
+        });
+        channel.upkeep.carrier.set(self.gateway.get());
     }
 
     /// The channels for which `which` holds, in the order of their ids.
@@ -278,6 +374,9 @@ impl Node {
 
     /// Gives the client of `channel` its new peer: `party` with `half`, reached by `side`.
     ///
+    /// The end is replaced when this is first polled. A client that is a process of this node is told
+    /// in its own time, and not waited for.
+    ///
     /// # Errors
     ///
     /// If the client cannot be told; then it is dying, and the channel with it.
@@ -297,29 +396,42 @@ impl Node {
         let client = channel.client.borrow().party.clone();
         match client {
             Party::Domain(id) => {
+                let line = self.domain_line(id)?;
                 let swap = SwapPeer {
                     channel: channel.id,
                     epoch,
                     node,
                 };
-                self.domain_line(id)?
-                    .ask::<DomainContract, _>(&swap, &[shown, side], ATTACH_TIMEOUT)
-                    .await?;
+                channel.tell_client(
+                    line,
+                    Told {
+                        swap,
+                        descriptors: [shown, side],
+                    },
+                )
             }
             Party::Gateway => {
+                let Some(gateway) = self.gateway.borrow().clone() else {
+                    // The next one asks for the channel, and is shown this end.
+                    return Ok(());
+                };
                 let swap = SwapLocal {
                     channel: channel.id,
                 };
-                self.gateway_line()
-                    .await?
+                let swapped = gateway
+                    .dispatcher
                     .ask::<Gateway, _>(&swap, &[shown, side], ATTACH_TIMEOUT)
-                    .await?;
+                    .await;
+                // One that has died or does not carry it now asks for it when its client's node
+                // comes back.
+                note_failure(swapped, channel.id, "the gateway has not swapped an end");
+                Ok(())
             }
             Party::Node(line) => {
                 line.swap(open_half(shown)?, SideSocket::from(side));
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Closes a channel for good: its client is told why, its server that nobody is there any more.
@@ -381,6 +493,39 @@ impl Node {
 fn note_failure<T>(told: Result<T, Refusal>, channel: ChannelId, what: &str) {
     if let Err(refusal) = told {
         tracing::debug!(%channel, %refusal, "{what}");
+    }
+}
+
+/// Tells a client of its new peers until none is left. The one that is being told stays at the front,
+/// so that a second task is never begun beside this one.
+async fn tell_all(line: Line, untold: Rc<RefCell<VecDeque<Told>>>) {
+    loop {
+        let next = untold.borrow().front().map(|told| {
+            let [half, side] = &told.descriptors;
+            let descriptors = duplicate(half).and_then(|half| Ok([half, duplicate(side)?]));
+            (told.swap.clone(), descriptors)
+        });
+        let Some((swap, descriptors)) = next else {
+            return;
+        };
+        let told = match descriptors {
+            Ok(descriptors) => {
+                line.ask::<DomainContract, _>(&swap, &descriptors, FOR_ITS_LIFE)
+                    .await
+            }
+            Err(refusal) => {
+                tracing::warn!(channel = %swap.channel, %refusal, "a client waits for its new peer");
+                sleep(TELL_AGAIN).await;
+                continue;
+            }
+        };
+        if line.is_closed() {
+            // The channel ends with its client.
+            untold.borrow_mut().clear();
+            return;
+        }
+        note_failure(told, swap.channel, "its client did not take its new peer");
+        untold.borrow_mut().pop_front();
     }
 }
 

@@ -20,7 +20,7 @@ use weft_node_control::{
 use weft_protocol::moving::Command;
 use weft_types::{ChannelId, DomainId, Epoch, Lane, NodeName, Refusal, RefusalCode, ServiceName};
 
-use crate::channels::{Channel, End, Party, duplicate, side_pair};
+use crate::channels::{Channel, End, Party, Upkeep, duplicate, side_pair};
 use crate::gateway::Carried;
 use crate::line::{Answer, Line, reply, reply_with};
 use crate::node::{NewServer, Node};
@@ -172,6 +172,7 @@ impl Node {
                 half: server.half,
             }
             .into(),
+            upkeep: Upkeep::default(),
         });
         Ok((opened, server.side))
     }

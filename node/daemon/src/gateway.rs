@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::{FutureExt, StreamExt, stream};
 use tokio::time::{sleep, timeout};
 use weft::{Contract, Request};
 use weft_local_ipc::Start;
@@ -19,19 +20,33 @@ use weft_node_control::{
     Resolve, Resolved, ServiceMoved, ServiceState,
 };
 use weft_types::{
-    ChannelId, DomainId, Epoch, Lane, NodeName, PerLane, Refusal, RefusalCode, ServiceName,
+    ChannelId, DomainId, Epoch, Fault, Lane, NodeName, PerLane, Refusal, RefusalCode, ServiceName,
 };
 
-use crate::channels::{ATTACH_TIMEOUT, Channel, End, Party, duplicate, open_half};
-use crate::domains::new_link_from;
+use crate::channels::{ATTACH_TIMEOUT, Channel, End, Party, Upkeep, duplicate, open_half};
+use crate::domains::{Domain, new_link_from};
 use crate::line::{Answer, Line, reply, reply_with};
 use crate::node::{NewServer, Node};
+use crate::supervisor::Process;
 
 /// How long to wait for a gateway that is being started again.
 const GATEWAY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two attempts to start the gateway.
-const RESTART_DELAY: Duration = Duration::from_millis(200);
+/// How long a gateway that was started may take until it listens.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The shortest and the longest wait between two attempts to start the gateway. It doubles.
+const RESTART_DELAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+/// How many channels are given to a new gateway at a time.
+const CARRIED_AT_ONCE: usize = 16;
+
+/// Between two attempts to have a gateway carry the channels that it did not take at first.
+const CARRY_AGAIN_DELAY: Duration = Duration::from_millis(200);
+
+/// How long a gateway's successor may be without word from the node of a remote client, until the
+/// client's channel is closed: as long as a gateway itself waits for a node that stays away.
+const UNCLAIMED_FOR: Duration = Duration::from_secs(600);
 
 /// Serves one request of the gateway.
 pub(crate) fn serve(node: &Rc<Node>, _gateway: DomainId, line: Line, mut request: Request) {
@@ -196,7 +211,11 @@ impl Node {
         }
         let arrived = self
             .service(&start.target)
-            .and_then(|service| service.arrived(start.channel));
+            .and_then(|service| service.arrived(start.channel))
+            .map(|state| weft_node_control::StartAt {
+                outgoing: state.incoming,
+                incoming: state.outgoing,
+            });
         Ok(arrived)
     }
 
@@ -300,6 +319,7 @@ impl Node {
                 half: server.half,
             }
             .into(),
+            upkeep: Upkeep::default(),
         });
         reply_with(
             &InboundOpened { epoch },
@@ -343,6 +363,18 @@ impl Node {
 
     /// A channel that a former gateway carried: the service gets the new gateway's half.
     async fn reopen_inbound(&self, channel: &Channel, half: OwnedFd) -> Answer {
+        let service = self.service(&channel.target);
+        // A restart or a move of the service first comes to its end: it replaces the other end.
+        let _gate = match &service {
+            Some(service) => Some(service.gate.read().await),
+            None => None,
+        };
+        if !self.channels.holds(channel) {
+            return Err(Refusal::new(
+                RefusalCode::Busy,
+                format!("{} is changing", channel.id),
+            ));
+        }
         let (near, far) = crate::channels::side_pair()?;
         let server = channel.server.borrow().party.clone();
         let shown = duplicate(&half)?;
@@ -353,9 +385,16 @@ impl Node {
                     epoch: channel.epoch.get(),
                     node: channel.holder.node.clone(),
                 };
-                self.domain_line(id)?
-                    .ask::<weft_node_control::Domain, _>(&swap, &[shown, near], ATTACH_TIMEOUT)
-                    .await?;
+                let swapped = async {
+                    self.domain_line(id)?
+                        .ask::<weft_node_control::Domain, _>(&swap, &[shown, near], ATTACH_TIMEOUT)
+                        .await
+                };
+                swapped.await.map_err(|refusal| match refusal.code {
+                    // It dies in this moment: its successor gets the channel.
+                    RefusalCode::Closed => Refusal::new(RefusalCode::Busy, refusal.text),
+                    _ => refusal,
+                })?;
             }
             Party::Node(line) => {
                 line.swap(open_half(shown)?, weft_local_ipc::SideSocket::from(near))
@@ -367,10 +406,7 @@ impl Node {
                 ));
             }
         }
-        channel.replace_client(End {
-            party: Party::Gateway,
-            half,
-        });
+        self.channels.claim(channel, half);
         reply_with(
             &InboundOpened {
                 epoch: channel.epoch.get(),
@@ -444,14 +480,8 @@ impl Node {
     ///
     /// If it cannot be started the first time: a port in use, most likely.
     pub(crate) async fn run_gateway(self: &Rc<Self>) -> Result<(), Refusal> {
-        let (gateway, mut process) = self.launch_gateway().await?;
-        tokio::select! {
-            () = self.gateway_ready.notified() => {}
-            ended = process.ended() => {
-                return Err(Refusal::new(RefusalCode::Rejected, format!("the gateway {ended}")));
-            }
-        }
-        self.gateway.send_replace(Some(gateway));
+        let (gateway, mut process) = self.start_gateway().await?;
+        self.gateway_runs(gateway);
         let node = Rc::clone(self);
         tokio::task::spawn_local(async move {
             loop {
@@ -462,52 +492,130 @@ impl Node {
                 node.gateway.send_replace(None);
                 node.log
                     .warn(format!("the gateway {ended}; it is started again"));
-                process = loop {
-                    match node.launch_gateway().await {
-                        Ok((gateway, process)) => {
-                            node.gateway_ready.notified().await;
-                            node.gateway.send_replace(Some(gateway));
-                            break process;
-                        }
-                        Err(refusal) => node
-                            .log
-                            .warn(format!("the gateway could not be started: {refusal}")),
-                    }
-                    sleep(RESTART_DELAY).await;
+                let Some((gateway, successor)) = node.start_gateway_again().await else {
+                    return;
                 };
-                node.carry_again().await;
+                process = successor;
+                node.gateway_runs(Rc::clone(&gateway));
+                // Both end by themselves once this gateway is no more the present one.
+                tokio::task::spawn_local(Rc::clone(&node).carry_all());
+                tokio::task::spawn_local(Rc::clone(&node).drop_unclaimed(gateway.id));
             }
         });
         Ok(())
     }
 
-    /// Gives a new gateway the channels that the last one carried for domains of this node. Those of
-    /// other nodes' clients are opened again by their own gateways.
-    async fn carry_again(self: &Rc<Self>) {
-        for channel in self.channels.select(Channel::server_is_gateway) {
-            let carried = async {
-                let (node, epoch) = (channel.node.borrow().clone(), channel.epoch.get());
-                let resume = channel.carry_resume()?;
-                self.carry_on(&channel, node, epoch, resume).await
-            };
-            if let Err(refusal) = carried.await {
-                self.log.warn(format!(
-                    "{} to {} is lost with the gateway: {refusal}",
-                    channel.id, channel.target
-                ));
-                self.close_channel(channel.id, refusal).await;
+    /// Starts the gateway and waits until it listens.
+    async fn start_gateway(self: &Rc<Self>) -> Result<(Rc<Domain>, Process), Refusal> {
+        // The word of a predecessor that died right after it is not this one's.
+        let _ = self.gateway_ready.notified().now_or_never();
+        let (gateway, mut process) = self.launch_gateway().await?;
+        tokio::select! {
+            ready = timeout(READY_TIMEOUT, self.gateway_ready.notified()) => {
+                if ready.is_ok() {
+                    return Ok((gateway, process));
+                }
             }
+            ended = process.ended() => {
+                return Err(Refusal::new(RefusalCode::Rejected, format!("the gateway {ended}")));
+            }
+        }
+        process.kill().await;
+        Err(Refusal::new(
+            RefusalCode::DeadlineExceeded,
+            format!(
+                "the gateway did not listen within {} s",
+                READY_TIMEOUT.as_secs()
+            ),
+        ))
+    }
+
+    /// Tries to start the gateway until it runs. Nothing if the node is stopped meanwhile.
+    async fn start_gateway_again(self: &Rc<Self>) -> Option<(Rc<Domain>, Process)> {
+        let mut delay = RESTART_DELAY.0;
+        let mut told = String::new();
+        while !self.stopping.get() {
+            match self.start_gateway().await {
+                Ok(started) => return Some(started),
+                Err(refusal) if refusal.text != told => {
+                    self.log
+                        .warn(format!("the gateway could not be started: {refusal}"));
+                    told = refusal.text;
+                }
+                Err(_) => {}
+            }
+            sleep(delay).await;
+            delay = RESTART_DELAY.1.min(delay * 2);
+        }
+        None
+    }
+
+    fn gateway_runs(&self, gateway: Rc<Domain>) {
+        self.channels.gateway_runs(gateway.id);
+        self.gateway.send_replace(Some(gateway));
+    }
+
+    fn present_gateway(&self) -> Option<DomainId> {
+        self.gateway.borrow().as_ref().map(|gateway| gateway.id)
+    }
+
+    /// Has the present gateway carry all channels of this node's domains that lead to other nodes and
+    /// that it does not carry yet: those of a predecessor, and those of a service that has moved away.
+    /// (Those of other nodes' clients are opened again by their own gateways.)
+    ///
+    /// Ends when it carries them all, or when it is no more: what is left then is its successor's.
+    pub(crate) async fn carry_all(self: Rc<Self>) {
+        let Some(gateway) = self.present_gateway() else {
+            return;
+        };
+        let waiting = || {
+            self.channels.select(|channel| {
+                channel.server_is_gateway() && channel.upkeep.carrier.get() != Some(gateway)
+            })
+        };
+        loop {
+            stream::iter(waiting())
+                .for_each_concurrent(CARRIED_AT_ONCE, |channel| {
+                    let node = Rc::clone(&self);
+                    async move { node.carry_or_close(&channel, gateway).await }
+                })
+                .await;
+            if self.present_gateway() != Some(gateway) || waiting().is_empty() {
+                return;
+            }
+            sleep(CARRY_AGAIN_DELAY).await;
         }
     }
 
-    /// Has the gateway carry a channel that exists, and gives its client the gateway as its peer.
-    pub(crate) async fn carry_on(
-        &self,
-        channel: &Channel,
-        node: NodeName,
-        epoch: Epoch,
-        resume: weft_node_control::CarryResume,
-    ) -> Result<(), Refusal> {
+    async fn carry_or_close(&self, channel: &Channel, gateway: DomainId) {
+        let Err(refusal) = self.carry_on(channel, gateway).await else {
+            return;
+        };
+        // Out of reach is the gateway, not the service: nothing is wrong with the channel.
+        if refusal.code.fault() == Fault::Reach {
+            tracing::debug!(channel = %channel.id, %refusal, "not carried yet");
+            return;
+        }
+        self.log.warn(format!(
+            "{} to {} cannot be carried: {refusal}",
+            channel.id, channel.target
+        ));
+        self.close_channel(channel.id, refusal).await;
+    }
+
+    /// Has a gateway carry a channel whose server's end is the gateway's by our record, and gives its
+    /// client the gateway as its peer.
+    async fn carry_on(&self, channel: &Channel, gateway: DomainId) -> Result<(), Refusal> {
+        let _turn = channel.upkeep.turn.lock().await;
+        let (node, epoch) = (channel.node.borrow().clone(), channel.epoch.get());
+        let still_wanted = || {
+            channel.server_is_gateway()
+                && channel.epoch.get() == epoch
+                && self.channels.holds(channel)
+        };
+        if !still_wanted() || channel.upkeep.carrier.get() == Some(gateway) {
+            return Ok(());
+        }
         let carry = Carry {
             channel: channel.id,
             target: channel.target.clone(),
@@ -515,11 +623,40 @@ impl Node {
             node: node.clone(),
             epoch,
             table: channel.table.clone(),
-            resume: Some(resume),
+            resume: Some(channel.carry_resume()?),
         };
-        let NewServer { party, half, side } = self.carry_as(carry, channel.client_half()?).await?;
+        let mut carried = self.carry_as(carry.clone(), channel.client_half()?).await;
+        if matches!(&carried, Err(refusal) if refusal.code == RefusalCode::AlreadyThere) {
+            // It was asked before, and its answer came too late to be heard: its half is lost, and
+            // the client has never seen it.
+            self.drop_carried(channel.id, None).await;
+            carried = self.carry_as(carry, channel.client_half()?).await;
+        }
+        let NewServer { party, half, side } = carried?;
+        if !still_wanted() {
+            // The service is back on this node, or the client is gone.
+            self.drop_carried(channel.id, None).await;
+            return Ok(());
+        }
+        channel.upkeep.carrier.set(Some(gateway));
         self.replace_server(channel, party, half, side, node, epoch)
             .await
+    }
+
+    /// Closes the channels of remote clients whose nodes have not come back to this gateway.
+    async fn drop_unclaimed(self: Rc<Self>, gateway: DomainId) {
+        sleep(UNCLAIMED_FOR).await;
+        if self.present_gateway() != Some(gateway) {
+            return;
+        }
+        for channel in self.channels.unclaimed(gateway) {
+            self.log.warn(format!(
+                "{} of {} is closed: node {} has stayed away",
+                channel.id, channel.holder.name, channel.holder.node
+            ));
+            self.channels.remove(channel.id);
+            self.tell_server_closed(&channel).await;
+        }
     }
 
     /// Serves the node's own contract to whoever holds `half`.

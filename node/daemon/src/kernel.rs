@@ -12,7 +12,7 @@ use weft_local_ipc::{Geometry, OwnHalf, PeerHalf, SideSocket, Start};
 use weft_node_control::{Caller, NodeControl};
 use weft_types::{ChannelId, Epoch, Lane, NodeName, Refusal, RefusalCode, ServiceName};
 
-use crate::channels::{Channel, End, Party, duplicate};
+use crate::channels::{Channel, End, Party, Upkeep, duplicate};
 use crate::line::Line;
 use crate::node::{NewServer, Node};
 
@@ -106,6 +106,7 @@ impl Node {
                 half: peer_half,
             }
             .into(),
+            upkeep: Upkeep::default(),
         });
         Ok(line)
     }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{RwLockWriteGuard, mpsc};
-use tokio::time::sleep_until;
+use tokio::task::spawn_local;
+use tokio::time::{sleep_until, timeout};
 use weft_contract::{Accepts, Message};
 use weft_node_control::{
     ChannelState, CopyChannels, CopyState, Digest, Domain as DomainContract, Freeze, MoveAbandon,
@@ -31,6 +32,9 @@ use crate::supervisor::Service;
 
 /// How long one word to the target may take. The machine has its own, shorter patience.
 const WORD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a move waits until the clients of its node are carried. They are carried all the same.
+const SWAP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many pieces of state are on their way at once: as many as fit a lane of a channel.
 const CHUNKS_UNDER_WAY: usize = 3;
@@ -493,25 +497,19 @@ impl OutgoingMove {
                 self.node.channels.remove(channel.id);
                 continue;
             }
-            let swapped = async {
-                let resume = channel.carry_resume()?;
-                self.node
-                    .carry_on(&channel, self.to.clone(), epoch, resume)
-                    .await
-            };
-            if let Err(refusal) = swapped.await {
-                self.node.log.warn(format!(
-                    "{} did not follow {} to {}: {refusal}",
-                    channel.id, self.service.name, self.to
-                ));
-                self.node.close_channel(channel.id, refusal).await;
-            }
+            // Only written down here, and at once: whichever gateway runs next finds it, too.
+            channel.leads_away(self.to.clone(), epoch);
         }
-        if let Err(refusal) = self
-            .node
-            .tell_moved(&self.service.name, &self.to, epoch)
-            .await
-        {
+        let carrying = timeout(
+            SWAP_PATIENCE,
+            spawn_local(Rc::clone(&self.node).carry_all()),
+        );
+        let telling = self.node.tell_moved(&self.service.name, &self.to, epoch);
+        let (carried, told) = tokio::join!(carrying, telling);
+        if carried.is_err() {
+            tracing::warn!(service = %self.service.name, "clients of a moved service still wait for the gateway");
+        }
+        if let Err(refusal) = told {
             // Their gateways find out when they ask for the epoch that is no more.
             tracing::warn!(%refusal, "the gateway was not told of the move");
         }
