@@ -355,11 +355,20 @@ impl Node {
         attach: AttachClient,
         client_half: OwnedFd,
     ) -> Result<(OwnedFd, OwnedFd), Refusal> {
-        let line = self.domain_line(server)?;
+        // An instance that dies under the question is followed by another: ask again.
+        let dying = |refusal: Refusal| match refusal.code {
+            RefusalCode::Closed => Refusal::new(
+                RefusalCode::Busy,
+                format!("it is being started again: {}", refusal.text),
+            ),
+            _ => refusal,
+        };
+        let line = self.domain_line(server).map_err(dying)?;
         let (near, far) = side_pair()?;
         let (_, mut descriptors) = line
             .ask::<DomainContract, _>(&attach, &[client_half, near], ATTACH_TIMEOUT)
-            .await?;
+            .await
+            .map_err(dying)?;
         let half = descriptors
             .pop()
             .filter(|_| descriptors.is_empty())

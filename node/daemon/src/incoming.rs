@@ -605,13 +605,13 @@ impl IncomingMove {
                         .await
                         .map(|(half, side)| (instance, half, side))
                 }
-                None => Err(Refusal::new(RefusalCode::Closed, "the service has died")),
+                None => Err(Refusal::new(RefusalCode::Busy, "the service has died")),
             };
             drop(gate);
             attempts += 1;
             match attached {
                 Ok(attached) => break attached,
-                Err(refusal) if refusal.code == RefusalCode::Closed && attempts < MAX_ATTEMPTS => {
+                Err(refusal) if refusal.code == RefusalCode::Busy && attempts < MAX_ATTEMPTS => {
                     sleep(RETRY_DELAY).await;
                 }
                 Err(refusal) => return Err(refusal),
