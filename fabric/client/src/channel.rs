@@ -21,6 +21,7 @@ use weft_types::{
 use crate::domain::{Domain, lock};
 use crate::error::Error;
 use crate::link::read_answer;
+use crate::room::Lease;
 
 /// The most questions that may be open on one lane. At the bound a send is refused as `Busy`: the
 /// caller has sent without ever waiting.
@@ -232,6 +233,8 @@ pub(crate) struct Channel {
     watch: Option<WatchId>,
     /// A peer that broke the rules is not listened to again.
     fault: Option<Refusal>,
+    /// What our half takes of the budget.
+    _room: Lease,
 }
 
 impl Channel {
@@ -240,6 +243,7 @@ impl Channel {
         receiver: Receiver,
         entry: Arc<Entry>,
         domain: Domain,
+        room: Lease,
     ) -> Self {
         Self {
             sender,
@@ -250,6 +254,7 @@ impl Channel {
             buffer: Vec::new(),
             watch: None,
             fault: None,
+            _room: room,
         }
     }
 

@@ -15,7 +15,7 @@ use weft_contract::{Accepts, Contract, Message, TypeTable};
 use weft_local_ipc::{Geometry, OwnHalf, PeerHalf, SideSocket, Start, Watcher};
 use weft_node_control::{
     ChannelOpened, CloseChannel, DescribeService, Dispatcher, Domain as DomainContract,
-    DomainRequest, Memory, OpenChannel, PeerGoneNoted, PeerSwapped, RequestExtent, ReturnExtent,
+    DomainRequest, OpenChannel, PeerGoneNoted, PeerSwapped,
 };
 use weft_types::{ChannelId, Lane, Refusal, RefusalCode, Sequence, ServiceName};
 
@@ -25,6 +25,7 @@ use crate::dynamic::DynamicEndpoint;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, system};
 use crate::link::{Incoming, Link, Request};
+use crate::room::{Lease, Room};
 
 /// How long the node may take for its part of attaching, or for a word to the memory manager.
 const NODE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +46,7 @@ pub(crate) struct Shared {
     identity: Identity,
     control: Mutex<Control>,
     answered: Condvar,
-    memory: Mutex<Link>,
+    room: Arc<Room>,
     security: Mutex<Link>,
     channels: DashMap<ChannelId, Arc<Entry>>,
     /// Tells by its hang-up that the node is gone.
@@ -164,7 +165,7 @@ impl Domain {
                 lost: None,
             }),
             answered: Condvar::new(),
-            memory: Mutex::new(memory),
+            room: Room::new(memory),
             security: Mutex::new(security),
             channels: DashMap::new(),
             bootstrap,
@@ -208,11 +209,12 @@ impl Domain {
 
     fn open_channel(&self, target: &ServiceName, table: TypeTable) -> Result<Channel, Error> {
         let id = ChannelId::random();
-        let own = self.new_half(Geometry::DEFAULT, Start::default())?;
+        let room = self.room().take(Geometry::DEFAULT.region_bytes())?;
+        let own = OwnHalf::create(Geometry::DEFAULT, Start::default())?;
         let entry = Arc::new(Entry::new(id));
         // Known before the node is: a swap may come right behind the answer.
         self.shared.channels.insert(id, Arc::clone(&entry));
-        let opened = self.connect_channel(id, target, table, own, &entry);
+        let opened = self.connect_channel(id, target, table, own, room, &entry);
         if opened.is_err() {
             self.shared.channels.remove(&id);
         }
@@ -225,6 +227,7 @@ impl Domain {
         target: &ServiceName,
         table: TypeTable,
         own: OwnHalf,
+        room: Lease,
         entry: &Arc<Entry>,
     ) -> Result<Channel, Error> {
         let open = OpenChannel {
@@ -243,6 +246,7 @@ impl Domain {
             receiver,
             Arc::clone(entry),
             self.clone(),
+            room,
         ))
     }
 
@@ -279,33 +283,9 @@ impl Domain {
         Ok((weft_contract::decode(&reply)?, descriptors))
     }
 
-    /// A half for a new channel, within the budget that the memory manager grants.
-    pub(crate) fn new_half(&self, geometry: Geometry, start: Start) -> Result<OwnHalf, Error> {
-        let bytes = geometry.region_bytes();
-        let mut memory = lock(&self.shared.memory);
-        ask_typed::<Memory, _>(
-            &mut memory,
-            &RequestExtent {
-                bytes,
-                numa_node: None,
-            },
-        )?;
-        drop(memory);
-        Ok(OwnHalf::create(geometry, start)?)
-    }
-
-    /// Gives the memory of a half back to the budget.
-    pub(crate) fn return_half(&self, geometry: Geometry) {
-        let mut memory = lock(&self.shared.memory);
-        let returned = ask_typed::<Memory, _>(
-            &mut memory,
-            &ReturnExtent {
-                bytes: geometry.region_bytes(),
-            },
-        );
-        if let Err(error) = returned {
-            tracing::debug!(%error, "memory could not be given back");
-        }
+    /// The memory that this domain may take.
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.shared.room
     }
 
     /// Asks the security service.
@@ -348,7 +328,6 @@ impl Domain {
                 }
             }
         }
-        self.return_half(Geometry::DEFAULT);
     }
 
     /// Takes the channel to the dispatcher away from the watcher thread: from now on the caller pumps

@@ -26,6 +26,7 @@ mod dynamic;
 mod endpoint;
 mod error;
 mod link;
+mod room;
 mod service;
 mod state;
 

@@ -15,20 +15,23 @@ use std::time::{Duration, Instant};
 
 use weft_contract::{Accepts, Contract, Message, Serve, TypeMap};
 use weft_local_ipc::{
-    Geometry, Header, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Start, Swapper,
-    wait_any,
+    Geometry, Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Start,
+    Swapper, wait_any,
 };
 use weft_node_control::{
     Activated, AttachClient, Caller, ChannelChunk, ChannelState, ChannelsLoaded, ClientAttached,
-    ClientDetached, Dispatcher, Domain as DomainContract, DomainRequest, Frozen, MAX_PIECE_BYTES,
-    PeerSwapped, RegisterService, SavedMessage, ShutDown, StateChunk, StateDigest, StateLoaded,
-    Thawed,
+    ClientDetached, ClientFault, Dispatcher, Domain as DomainContract, DomainRequest, Frozen,
+    MAX_PIECE_BYTES, PeerSwapped, RegisterService, SavedMessage, ShutDown, StateChunk, StateDigest,
+    StateLoaded, Thawed,
 };
-use weft_types::{ChannelId, Lane, MessageKind, PerLane, Refusal, RefusalCode, Sequence};
+use weft_types::{
+    ChannelId, Lane, MessageKind, NodeName, PerLane, Refusal, RefusalCode, Sequence, TypeIndex,
+};
 
 use crate::domain::{Domain, two};
 use crate::error::Error;
 use crate::link::{Incoming, Link, Request, encode_refusal};
+use crate::room::Lease;
 use crate::state::State;
 
 /// How long the loop sleeps at most before it looks whether its node still lives.
@@ -36,6 +39,30 @@ const LOOK_AROUND: Duration = Duration::from_millis(50);
 
 /// How long the node may take to register a service.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many messages are handled at most before the clock is read, where more are waiting.
+const LOOK_TURNS: u32 = 64;
+
+/// How often the side sockets of the clients are looked at. One look costs a system call for each.
+const HANG_UP_EVERY: Duration = Duration::from_secs(1);
+
+/// How long after its hang-up a client of this node counts as gone. It has nobody to follow it but a
+/// swap that is under way.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same for a client of another node. Here it is the gateway that hangs up, and its successor
+/// may have a long way: the node keeps such channels for ten minutes and then detaches them itself.
+const REMOTE_PATIENCE: Duration = Duration::from_secs(900);
+
+/// What our half of a channel takes.
+const HALF_BYTES: u64 = Geometry::DEFAULT.region_bytes();
+
+/// For how many further channels a service has memory granted ahead.
+const ROOM_AHEAD: u64 = 16;
+
+/// How many clients may wait for memory to be granted. The node has fewer under way; one more is
+/// told to come back.
+const MAX_WAITING: usize = 256;
 
 /// The most channels of one service in this version. One more is refused as over budget.
 const MAX_CHANNELS: usize = 4096;
@@ -94,6 +121,8 @@ where
     };
     let mut body = Vec::new();
     weft_contract::encode(&register, &mut body)?;
+    // While nobody depends on us we may wait for the node.
+    domain.room().keep(ROOM_AHEAD * HALF_BYTES);
     let index = <Dispatcher as Accepts<RegisterService>>::INDEX;
     control.ask_and_wait(index, &body, &[], REGISTER_TIMEOUT)?;
     Loop::<C, S> {
@@ -105,6 +134,8 @@ where
         turn: PerLane::default(),
         loaded: HashMap::new(),
         packed: Vec::new(),
+        waiting: VecDeque::new(),
+        looked_for_hang_up: Instant::now(),
         body: Vec::new(),
         reply: Vec::new(),
         contract: std::marker::PhantomData,
@@ -137,14 +168,21 @@ struct Client {
     sender: Sender,
     receiver: Receiver,
     swapper: Swapper,
-    /// Kept open: its hang-up tells the client of our death.
-    _side: SideSocket,
+    /// Its hang-up tells the client of our death, and us of the client's. Given up when the client
+    /// breaks the rules.
+    side: Option<SideSocket>,
+    /// Since when the other end of it is closed.
+    hung_up: Option<Instant>,
     /// Replies that did not fit into the ring yet, in order.
     stalled: VecDeque<Outgoing>,
     /// The client is gone: what it has sent is still handled.
     leaving: bool,
     /// A client that broke the rules is not listened to again.
     broken: bool,
+    /// Why, until the node has been told.
+    untold: Option<Refusal>,
+    /// What our half takes of the budget.
+    _room: Lease,
 }
 
 #[derive(Debug)]
@@ -197,7 +235,34 @@ impl Client {
     fn fail(&mut self, error: &dyn std::fmt::Display) {
         tracing::warn!(channel = %self.id, caller = %self.caller.name, %error, "a client broke the rules; its channel is closed");
         self.broken = true;
+        self.side = None;
+        self.untold = Some(Refusal::new(
+            RefusalCode::PeerFault,
+            format!(
+                "the service has closed this channel, because its client broke the rules: {error}"
+            ),
+        ));
         self.stalled.clear();
+    }
+
+    /// Counts a client as gone whose side socket has been hung up for long enough. Mostly the node
+    /// says so at once; this is for what it does not know of, such as an open that nobody waited for
+    /// to its end.
+    fn look_for_hang_up(&mut self, own_node: &NodeName) {
+        let hung_up = self.side.as_ref().is_some_and(SideSocket::hung_up);
+        if !hung_up || self.leaving {
+            return;
+        }
+        let since = *self.hung_up.get_or_insert_with(Instant::now);
+        let patience = if self.caller.node == *own_node {
+            LOCAL_PATIENCE
+        } else {
+            REMOTE_PATIENCE
+        };
+        if since.elapsed() >= patience {
+            tracing::debug!(channel = %self.id, caller = %self.caller.name, "hung up, and nobody followed");
+            self.leaving = true;
+        }
     }
 
     /// What a successor needs to go on with this channel.
@@ -257,6 +322,9 @@ struct Loop<C, S> {
     /// What a frozen service hands out of its channels, in parts that each fit a message. Made once:
     /// clients acknowledge meanwhile, and parts from two looks would not fit together.
     packed: Vec<Vec<ChannelState>>,
+    /// Clients to attach once there is memory, in order.
+    waiting: VecDeque<Request>,
+    looked_for_hang_up: Instant,
     body: Vec<u8>,
     reply: Vec<u8>,
     contract: std::marker::PhantomData<fn() -> C>,
@@ -270,9 +338,16 @@ where
     fn run(mut self) -> Result<(), Error> {
         let mut spin = Spin::new();
         let mut looked = Instant::now();
+        let mut turns = 0_u32;
         while self.phase != Phase::Ended {
             let mut busy = self.hear_node()?;
             busy |= self.phase == Phase::Active && self.take_message();
+            turns = turns.wrapping_add(1);
+            // A service that never comes to rest looks around as well, but reads no clock each time.
+            if (!busy || turns.is_multiple_of(LOOK_TURNS)) && looked.elapsed() >= LOOK_AROUND {
+                looked = Instant::now();
+                self.look_around()?;
+            }
             if busy {
                 spin = Spin::new();
                 continue;
@@ -282,17 +357,49 @@ where
                 continue;
             }
             self.sleep();
-            if looked.elapsed() >= LOOK_AROUND {
-                looked = Instant::now();
-                if self.domain.node_is_gone() {
-                    return Err(Error::new(
-                        RefusalCode::Unreachable,
-                        "the node of this service is gone",
-                    ));
-                }
-            }
         }
         Ok(())
+    }
+
+    /// What needs no haste: whether the node and the clients still live.
+    fn look_around(&mut self) -> Result<(), Error> {
+        if self.domain.node_is_gone() {
+            return Err(Error::new(
+                RefusalCode::Unreachable,
+                "the node of this service is gone",
+            ));
+        }
+        self.tell_faults();
+        if self.looked_for_hang_up.elapsed() >= HANG_UP_EVERY {
+            self.looked_for_hang_up = Instant::now();
+            let own = &self.domain.identity().node;
+            for client in &mut self.clients {
+                client.look_for_hang_up(own);
+            }
+        }
+        self.drop_departed();
+        Ok(())
+    }
+
+    /// Tells the node of clients that broke the rules, so that it tells them.
+    fn tell_faults(&mut self) {
+        for client in self.clients.iter_mut().filter(|client| client.broken) {
+            let Some(refusal) = client.untold.clone() else {
+                continue;
+            };
+            let fault = ClientFault {
+                channel: client.id,
+                refusal,
+            };
+            let index = <Dispatcher as Accepts<ClientFault>>::INDEX;
+            let told =
+                encoded(&fault).and_then(|body| self.control.tell(Lane::NORMAL, index, &body));
+            match told {
+                Ok(()) => client.untold = None,
+                // At the next look.
+                Err(error) => tracing::debug!(%error, channel = %client.id, "a fault is untold"),
+            }
+        }
     }
 
     /// Handles one message of the most urgent lane that has any. Within a lane the clients take turns.
@@ -386,14 +493,10 @@ where
     /// Drops the channels of clients that are gone, once all that they sent is handled.
     fn drop_departed(&mut self) {
         let active = self.phase == Phase::Active;
-        let before = self.clients.len();
         self.clients.retain(|client| {
             let drained = active && !client.receiver.ready() && client.stalled.is_empty();
             !(client.leaving && (drained || client.broken))
         });
-        for _ in self.clients.len()..before {
-            self.domain.return_half(Geometry::DEFAULT);
-        }
     }
 
     /// Says everywhere that we sleep, looks once more, and sleeps until any bell rings.
@@ -407,6 +510,10 @@ where
         }
         self.control.park();
         let mut ready = self.control.ready();
+        if let Some((bell, value, granted)) = self.domain.room().listen() {
+            bells.push((bell, value));
+            ready |= granted;
+        }
         if self.phase == Phase::Active {
             for client in &mut self.clients {
                 client.receiver.park();
@@ -431,10 +538,37 @@ where
                 self.obey(request)?;
             }
         }
-        Ok(heard)
+        Ok(heard | self.attach_waiting()?)
     }
 
+    /// Handles a request of the node's, or puts it off: to attach a client takes memory, and the
+    /// node is not waited for.
     fn obey(&mut self, request: Request) -> Result<(), Error> {
+        let attaches = request.index == <DomainContract as Accepts<AttachClient>>::INDEX;
+        if attaches && !(self.waiting.is_empty() && self.domain.room().can_tell(HALF_BYTES)?) {
+            if self.waiting.len() < MAX_WAITING {
+                self.waiting.push_back(request);
+                return Ok(());
+            }
+            let refusal = Refusal::new(RefusalCode::Busy, "too many clients come at once");
+            return self.answer(request.lane, request.sequence, request.index, Err(refusal));
+        }
+        self.obey_now(request)
+    }
+
+    /// Attaches the clients that waited for memory, or tells why not. True if there were any.
+    fn attach_waiting(&mut self) -> Result<bool, Error> {
+        let mut any = false;
+        while !self.waiting.is_empty() && self.domain.room().can_tell(HALF_BYTES)? {
+            if let Some(request) = self.waiting.pop_front() {
+                any = true;
+                self.obey_now(request)?;
+            }
+        }
+        Ok(any)
+    }
+
+    fn obey_now(&mut self, request: Request) -> Result<(), Error> {
         let Request {
             lane,
             sequence,
@@ -446,15 +580,22 @@ where
         let outcome = DomainContract::decode(index, &body)
             .map_err(Error::from)
             .and_then(|message| self.apply(message, descriptors));
-        match &outcome {
-            Ok((body, descriptors)) => {
-                self.control
-                    .answer(lane, sequence, index, Ok(body), descriptors)
-            }
-            Err(error) => self
-                .control
-                .answer(lane, sequence, index, Err(error.refusal()), &[]),
-        }
+        self.answer(lane, sequence, index, outcome.map_err(Refusal::from))
+    }
+
+    fn answer(
+        &mut self,
+        lane: Lane,
+        question: Sequence,
+        index: TypeIndex,
+        outcome: Result<(Vec<u8>, Vec<OwnedFd>), Refusal>,
+    ) -> Result<(), Error> {
+        let (outcome, descriptors) = match outcome {
+            Ok((body, descriptors)) => (Ok(body), descriptors),
+            Err(refusal) => (Err(refusal), Vec::new()),
+        };
+        self.control
+            .answer_or_keep(lane, question, index, outcome, descriptors)
     }
 
     fn apply(
@@ -470,8 +611,10 @@ where
                 let half = PeerHalf::open(half)?;
                 if let Some(client) = self.client(swap.channel) {
                     client.swapper.swap(half);
-                    client._side = side;
+                    client.side = Some(side);
+                    client.hung_up = None;
                     client.broken = false;
+                    client.untold = None;
                 }
                 encoded(&PeerSwapped {})?
             }
@@ -572,7 +715,8 @@ where
         let (start, mut stalled) = self.resume(&attach);
         let peer = PeerHalf::open(half)?;
         let side = SideSocket::from(side);
-        let own = self.domain.new_half(Geometry::DEFAULT, start)?;
+        let room = self.domain.room().take_now(HALF_BYTES)?;
+        let own = OwnHalf::create(Geometry::DEFAULT, start)?;
         let descriptor = own.share()?;
         let (sender, mut receiver, swapper) = weft_local_ipc::connect(own, peer)?;
         for (lane, done, taken) in attach.resume.iter().flat_map(|resume| &resume.unknown) {
@@ -593,10 +737,13 @@ where
             sender,
             receiver,
             swapper,
-            _side: side,
+            side: Some(side),
+            hung_up: None,
             stalled,
             leaving: false,
             broken: false,
+            untold: None,
+            _room: room,
         };
         client.flush();
         if self.phase == Phase::Frozen {
@@ -717,7 +864,7 @@ fn unknown(lane: Lane, sequence: Sequence) -> Outgoing {
         lane,
         header: Header {
             kind: MessageKind::OutcomeUnknown,
-            type_index: weft_types::TypeIndex::new(0),
+            type_index: TypeIndex::new(0),
             correlation: sequence,
             has_descriptors: false,
         },

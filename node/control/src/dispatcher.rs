@@ -3,7 +3,7 @@
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 use weft_contract::{ContractDescription, Message, TypeTable, contract};
-use weft_types::{ChannelId, Epoch, NodeName, ServiceName};
+use weft_types::{ChannelId, Epoch, NodeName, Refusal, ServiceName};
 
 /// Opens a channel. This is where the capability is checked, and never again per message.
 ///
@@ -69,6 +69,20 @@ pub struct ServiceDescribed {
     pub description: ContractDescription,
 }
 
+/// A service says that the client of one of its channels broke the rules of shared memory, and that
+/// it does not listen to it any more. The node closes the channel and tells the client.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct ClientFault {
+    /// The channel.
+    pub channel: ChannelId,
+    /// What the client is told.
+    pub refusal: Refusal,
+}
+
+/// The channel is being closed.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct ClientFaultNoted {}
+
 contract! {
     /// What the daemon serves to each domain attached to it.
     pub contract Dispatcher("node.dispatcher", 1) as DispatcherRequest {
@@ -76,6 +90,7 @@ contract! {
         CloseChannel => ChannelClosed,
         RegisterService => ServiceRegistered,
         DescribeService => ServiceDescribed,
+        ClientFault => ClientFaultNoted,
     }
 }
 

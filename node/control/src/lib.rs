@@ -30,8 +30,9 @@ mod security;
 
 pub use channel_state::{Caller, ChannelState, MAX_PIECE_BYTES, PieceError, SavedMessage};
 pub use dispatcher::{
-    ChannelClosed, ChannelOpened, CloseChannel, DescribeService, Dispatcher, DispatcherRequest,
-    OpenChannel, RegisterService, ServiceDescribed, ServiceRegistered,
+    ChannelClosed, ChannelOpened, ClientFault, ClientFaultNoted, CloseChannel, DescribeService,
+    Dispatcher, DispatcherRequest, OpenChannel, RegisterService, ServiceDescribed,
+    ServiceRegistered,
 };
 pub use domain::{
     Activate, Activated, AttachClient, ChannelChunk, ChannelsLoaded, ClientAttached,

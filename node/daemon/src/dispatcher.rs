@@ -9,18 +9,18 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use weft::{Contract, Request};
 use weft_contract::{ContractDescription, TypeTable};
 use weft_node_control::{
-    AttachClient, Caller, Carry, ChannelClosed, ChannelOpened, Describe, Dispatcher,
-    DispatcherRequest, Gateway, NodeControl, OpenChannel, ServiceDescribed, ServiceRegistered,
-    ServiceState,
+    AttachClient, Caller, Carry, ChannelClosed, ChannelOpened, ClientFaultNoted, Describe,
+    Dispatcher, DispatcherRequest, Gateway, NodeControl, OpenChannel, ServiceDescribed,
+    ServiceRegistered, ServiceState,
 };
 use weft_protocol::moving::Command;
 use weft_types::{ChannelId, DomainId, Epoch, Lane, NodeName, Refusal, RefusalCode, ServiceName};
 
-use crate::channels::{Channel, End, Party, Upkeep, duplicate, side_pair};
+use crate::channels::{ATTACH_TIMEOUT, Channel, End, Party, Upkeep, duplicate, side_pair};
 use crate::gateway::Carried;
 use crate::line::{Answer, Line, reply, reply_with};
 use crate::node::{NewServer, Node};
@@ -37,6 +37,11 @@ const CHASE_DELAY: Duration = Duration::from_millis(50);
 /// How long another daemon may take to describe a service.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many channels one process may hold, to whichever services. Each takes memory out of the
+/// service's budget too, so that one process must not have them all. One more is `OverBudget`. (As
+/// many more as it may have being opened at a time can slip through.)
+const MAX_CHANNELS_PER_DOMAIN: usize = 256;
+
 /// Serves one request of a domain.
 pub(crate) fn serve(node: &Rc<Node>, domain: DomainId, line: Line, mut request: Request) {
     let descriptors = std::mem::take(&mut request.descriptors);
@@ -47,7 +52,9 @@ pub(crate) fn serve(node: &Rc<Node>, domain: DomainId, line: Line, mut request: 
     let node = Rc::clone(node);
     match message {
         DispatcherRequest::OpenChannel(open) => {
+            let client = line.clone();
             line.answer_with(request, async move {
+                let _turn = client.turn_to_open().await?;
                 open_for(&node, domain, open, descriptors).await
             });
         }
@@ -65,6 +72,15 @@ pub(crate) fn serve(node: &Rc<Node>, domain: DomainId, line: Line, mut request: 
         DispatcherRequest::DescribeService(describe) => line.answer_with(request, async move {
             let description = node.describe(&describe.service).await?;
             reply(&ServiceDescribed { description })
+        }),
+        DispatcherRequest::ClientFault(fault) => line.answer_with(request, async move {
+            let served = |channel: &Rc<Channel>| channel.server_is(domain);
+            if node.channels.get(fault.channel).filter(served).is_some() {
+                node.log
+                    .warn(format!("{} is closed: {}", fault.channel, fault.refusal));
+                node.close_channel(fault.channel, fault.refusal).await;
+            }
+            reply(&ClientFaultNoted {})
         }),
     }
 }
@@ -91,11 +107,26 @@ async fn open_for(
         .get(&client)
         .map(|domain| domain.name.clone())
         .ok_or_else(|| Refusal::new(RefusalCode::Closed, "this domain is not attached"))?;
+    let held = |channel: &Channel| channel.client.borrow().party.is_domain(client);
+    if node.channels.select(held).len() >= MAX_CHANNELS_PER_DOMAIN {
+        return Err(Refusal::new(
+            RefusalCode::OverBudget,
+            format!(
+                "{holder} ({client}) has {MAX_CHANNELS_PER_DOMAIN} channels open, as many as a process may: close some, or share them out over several processes"
+            ),
+        ));
+    }
     let end = End {
         party: Party::Domain(client),
         half,
     };
     let (channel, side) = node.open_channel(end, holder, open).await?;
+    if !node.domains.borrow().contains_key(&client) {
+        // It has died meanwhile, and the node has forgotten it: nobody else would close this.
+        node.channels.remove(channel.id);
+        node.tell_server_closed(&channel).await;
+        return Err(Refusal::new(RefusalCode::Closed, "this domain has died"));
+    }
     let opened = ChannelOpened {
         epoch: channel.epoch.get(),
         node: channel.node.borrow().clone(),
@@ -244,6 +275,16 @@ impl Node {
             )
         };
         let service = self.service(target).ok_or_else(not_here)?;
+        // Before the gate: whoever wants to close it does not wait for a queue.
+        let line = self.domain_line(service.instance().ok_or_else(not_here)?)?;
+        let _turn = timeout(ATTACH_TIMEOUT, line.turn_to_attach())
+            .await
+            .unwrap_or_else(|_| {
+                Err(Refusal::new(
+                    RefusalCode::Busy,
+                    format!("{target} has too many clients coming at once; try again"),
+                ))
+            })?;
         let _gate = service.gate.read().await;
         let server = service.instance().ok_or_else(not_here)?;
         let attach = AttachClient {

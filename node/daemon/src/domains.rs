@@ -266,15 +266,11 @@ fn connect(
         used_bytes: Cell::new(0),
         _security: Line::open(security, &node.watcher, serve(crate::security::serve)),
         _memory: Line::open(memory, &node.watcher, serve(crate::memory::serve)),
-        dispatcher: Line::open(
-            dispatcher,
-            &node.watcher,
-            serve(if who.role == DomainRole::Gateway {
-                crate::gateway::serve
-            } else {
-                crate::dispatcher::serve
-            }),
-        ),
+        dispatcher: if who.role == DomainRole::Gateway {
+            Line::open_wide(dispatcher, &node.watcher, serve(crate::gateway::serve))
+        } else {
+            Line::open(dispatcher, &node.watcher, serve(crate::dispatcher::serve))
+        },
     }))
 }
 
