@@ -147,14 +147,23 @@ async fn open_one(shared: &Arc<Shared>, link: &Arc<Link>, open: Open) -> Result<
     if let Some(far) = &known {
         check_known(far, link, &open)?;
     }
+    // Before anything is asked of the node or taken from a channel that stands.
+    let grant = check_right(shared, link, &open, &table)?;
+    if let Some(far) = known.as_ref().filter(|far| far.caller != grant.holder) {
+        return Err(other_owner(&far.channel));
+    }
     let mut start = None;
     if known
         .as_ref()
         .is_none_or(|far| far.channel.epoch() < open.epoch)
     {
-        let inbound = shared
-            .home
-            .inbound_start(open.channel, &open.target, open.epoch);
+        let inbound = shared.home.inbound_start(
+            open.channel,
+            &grant.holder,
+            &link.node,
+            &open.target,
+            open.epoch,
+        );
         start = inbound.await?;
         // The service has come back in a later epoch, and nobody told that it had gone.
         if let Some(old) = known.take() {
@@ -164,14 +173,13 @@ async fn open_one(shared: &Arc<Shared>, link: &Arc<Link>, open: Open) -> Result<
                 .remove_if(&open.channel, |_, current| Arc::ptr_eq(current, &old));
         }
     }
-    let grant = check_right(shared, link, &open, &table)?;
     let attachment = Attachment {
         link: link.id,
         attempt: open.attempt,
     };
     let (far, is_new) = match known {
-        Some(far) if far.caller == grant.holder => (far, false),
-        Some(far) => return Err(other_owner(&far.channel)),
+        Some(far) => (far, false),
+        None if open.resumed && start.is_none() => return Err(state_lost(&open.target)),
         None => (
             create(shared, link, &open, table, &grant, start).await?,
             true,
@@ -250,6 +258,17 @@ fn check_known(far: &Far, link: &Link, open: &Open) -> Result<(), Refusal> {
         ));
     }
     Ok(())
+}
+
+/// The channel stood before, and neither we nor our node has anything of it.
+fn state_lost(target: &ServiceName) -> Refusal {
+    Refusal::new(
+        RefusalCode::OutcomeUnknown,
+        format!(
+            "{target} was started anew without its former channels; what it had not answered may or \
+             may not have been done: open another channel"
+        ),
+    )
 }
 
 fn other_owner(channel: &Channel) -> Refusal {

@@ -31,11 +31,14 @@ pub trait Home: Send + Sync + 'static {
     /// Whether this node serves `target` in `epoch`, and where the service's cursors on `channel`
     /// stand, if it has the channel already: from a gateway that died, or from a move.
     ///
-    /// Asked first for each inbound channel that this gateway does not know. Refuse with `Moved`
-    /// (or `Busy`, if it will be so soon) when the service is not here in this epoch.
+    /// Asked first for each inbound channel that this gateway does not know, once its client was
+    /// admitted as `caller` of the node `from`. Refuse with `Moved` (or `Busy`, if it will be so soon)
+    /// when the service is not here in this epoch, and with `NotHolder` when the channel is another's.
     fn inbound_start(
         &self,
         channel: ChannelId,
+        caller: &ServiceName,
+        from: &NodeName,
         target: &ServiceName,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<Option<Start>, Refusal>>;

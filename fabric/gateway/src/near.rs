@@ -4,7 +4,7 @@
 //! connection or a move, for as long as the client wants it. The client's ring and ours stay as
 //! they are through all of that.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ pub(crate) struct Near {
     holder: ServiceName,
     table: Vec<u8>,
     attempts: AtomicU64,
+    /// Whether the far side has carried it before, for us or for a gateway before us.
+    resumed: AtomicBool,
     /// Where the answer to the last `Open` goes.
     answer: Mutex<Option<(Attachment, oneshot::Sender<Answer>)>>,
     /// Where `Close` goes.
@@ -65,7 +67,12 @@ impl Near {
     /// control stream is missed.
     pub(crate) fn opened(&self, attachment: Attachment, epoch: Epoch, resume: ResumePoint) {
         if let Some(answer) = self.take_answer(attachment) {
-            let _ = answer.send(self.channel.attach(attachment, epoch, resume));
+            let attached = self.channel.attach(attachment, epoch, resume);
+            if attached.is_ok() {
+                // ORDER(resumed): Relaxed; the next opening comes after this one's answer was taken.
+                self.resumed.store(true, Ordering::Relaxed);
+            }
+            let _ = answer.send(attached);
         }
     }
 
@@ -139,6 +146,7 @@ fn create(
     shared: &Arc<Shared>,
     request: Carry,
 ) -> Result<(Arc<Near>, std::os::fd::OwnedFd), Refusal> {
+    let resumed = request.resume.is_some();
     let resume = request.resume.unwrap_or_default();
     let start = Start {
         outgoing: resume.outgoing,
@@ -164,6 +172,7 @@ fn create(
         holder: request.holder,
         table,
         attempts: AtomicU64::new(0),
+        resumed: AtomicBool::new(resumed),
         answer: Mutex::default(),
         carrier: Mutex::default(),
         hurry: Notify::new(),
@@ -297,6 +306,7 @@ async fn open_at(
             signature: presented.signature.into(),
         },
         resume,
+        resumed: near.resumed.load(Ordering::Relaxed),
     }));
     let lost = |why: &str| NotOpened::Lost(unreachable_node(node, why));
     let answer = async {

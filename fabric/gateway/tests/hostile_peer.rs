@@ -159,6 +159,7 @@ async fn a_node_cannot_touch_the_channels_of_another() {
             .unwrap(),
             presented: PresentedBytes::default(),
             resume,
+            resumed: false,
         })),
         Control::Opened {
             channel,

@@ -30,7 +30,7 @@ pub use data::{
 };
 
 /// The version of everything on this page. Two gateways of different versions refuse each other.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Bytes that are no frame of this protocol.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]

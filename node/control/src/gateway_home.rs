@@ -54,6 +54,9 @@ pub struct Resolved {
 pub struct InboundStart {
     /// The channel.
     pub channel: ChannelId,
+    /// Who holds the far end, as the gateway has verified it. Only of its own channels it learns where
+    /// they stand.
+    pub caller: Caller,
     /// The service.
     pub target: ServiceName,
     /// The epoch that the far node believes in.

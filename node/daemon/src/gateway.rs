@@ -14,10 +14,10 @@ use tokio::time::{sleep, timeout};
 use weft::{Contract, Request};
 use weft_local_ipc::Start;
 use weft_node_control::{
-    AttachClient, Caller, Carry, Drop as DropCarried, Gateway, GatewayHome, GatewayHomeRequest,
-    GatewayReady, InboundCloseNoted, InboundClosed, InboundOpened, InboundStart, InboundStarted,
-    Located, LostNoted, NameTaken, NameTakenNoted, OpenInbound, PeerReport, Peers, ReadyNoted,
-    Resolve, Resolved, ServiceMoved, ServiceState,
+    AttachClient, Caller, Carry, ChannelState, Drop as DropCarried, Gateway, GatewayHome,
+    GatewayHomeRequest, GatewayReady, InboundCloseNoted, InboundClosed, InboundOpened,
+    InboundStart, InboundStarted, Located, LostNoted, NameTaken, NameTakenNoted, OpenInbound,
+    PeerReport, Peers, ReadyNoted, Resolve, Resolved, ServiceMoved, ServiceState,
 };
 use weft_types::{
     ChannelId, DomainId, Epoch, Fault, Lane, NodeName, PerLane, Refusal, RefusalCode, ServiceName,
@@ -201,6 +201,7 @@ impl Node {
     ) -> Result<Option<weft_node_control::StartAt>, Refusal> {
         self.serves(&start.target, start.epoch)?;
         if let Some(channel) = self.channels.get(start.channel) {
+            check_owner(&channel, &start.caller, &start.target)?;
             // The gateway that carried it is gone. Its half says how far it had come.
             let former = open_half(duplicate(&channel.client.borrow().half)?)?;
             let cursors = former.cursors();
@@ -209,14 +210,33 @@ impl Node {
                 incoming: PerLane::from_fn(|lane| cursors[lane].done),
             }));
         }
-        let arrived = self
-            .service(&start.target)
-            .and_then(|service| service.arrived(start.channel))
-            .map(|state| weft_node_control::StartAt {
-                outgoing: state.incoming,
-                incoming: state.outgoing,
-            });
-        Ok(arrived)
+        let Some(state) = self.arrived(start.channel, &start.caller, &start.target)? else {
+            return Ok(None);
+        };
+        Ok(Some(weft_node_control::StartAt {
+            outgoing: state.incoming,
+            incoming: state.outgoing,
+        }))
+    }
+
+    /// A channel of this caller that came with a move and that no gateway has asked for yet.
+    fn arrived(
+        &self,
+        channel: ChannelId,
+        caller: &Caller,
+        target: &ServiceName,
+    ) -> Result<Option<ChannelState>, Refusal> {
+        let Some(state) = self
+            .service(target)
+            .and_then(|service| service.arrived(channel))
+        else {
+            return Ok(None);
+        };
+        if state.holder == caller.name && state.holder_node == caller.node {
+            Ok(Some(state))
+        } else {
+            Err(other_owner(channel))
+        }
     }
 
     /// Whether a service is here, in this very epoch.
@@ -276,6 +296,7 @@ impl Node {
                 )
             })?;
         if let Some(channel) = self.channels.get(open.channel) {
+            check_owner(&channel, &open.caller, &open.target)?;
             return self.reopen_inbound(&channel, half).await;
         }
         let OpenInbound {
@@ -287,11 +308,13 @@ impl Node {
             ceiling,
             ..
         } = open;
+        let arrived = self.arrived(channel, &caller, &target)?.is_some();
+        if resume.is_some() && !arrived {
+            // It was there when the gateway asked where it stands.
+            return Err(state_lost(&target));
+        }
         let shown = duplicate(&half)?;
         let server = if target.as_node().is_some() {
-            if resume.is_some() {
-                return Err(state_lost(&target));
-            }
             self.serve_kernel(&caller, &table, shown)?
         } else {
             self.attach_inbound(channel, &target, &caller, &table, ceiling, shown)
@@ -688,6 +711,21 @@ pub(crate) struct Carried {
     pub(crate) holder: ServiceName,
     pub(crate) target: ServiceName,
     pub(crate) table: weft_contract::TypeTable,
+}
+
+/// Whether a channel is this caller's to have opened anew. An id is no secret, and no right either.
+fn check_owner(channel: &Channel, caller: &Caller, target: &ServiceName) -> Result<(), Refusal> {
+    if channel.client_is_gateway() && channel.holder == *caller && channel.target == *target {
+        return Ok(());
+    }
+    Err(other_owner(channel.id))
+}
+
+fn other_owner(channel: ChannelId) -> Refusal {
+    Refusal::new(
+        RefusalCode::NotHolder,
+        format!("{channel} belongs to another client"),
+    )
 }
 
 fn state_lost(target: &ServiceName) -> Refusal {

@@ -60,7 +60,7 @@ async fn serve(identity: NodeIdentity, listen: SocketAddr) -> Result<(), CliErro
         .map_err(|error| CliError::internal("gateway", error))?;
     let address = running.local_address().to_string();
     let to_stop = handle.clone();
-    let line = Line::open(control, &Rc::new(watcher), move |line, request| {
+    let line = Line::open_wide(control, &Rc::new(watcher), move |line, request| {
         obey(&handle, &line, request)
     });
     let to_node = line.clone();
@@ -269,11 +269,17 @@ impl Home for NodeHome {
     fn inbound_start(
         &self,
         channel: ChannelId,
+        caller: &ServiceName,
+        from: &NodeName,
         target: &ServiceName,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<Option<Start>, Refusal>> {
         let ask = InboundStart {
             channel,
+            caller: Caller {
+                name: caller.clone(),
+                node: from.clone(),
+            },
             target: target.clone(),
             epoch,
         };

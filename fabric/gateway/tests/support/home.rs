@@ -105,6 +105,8 @@ impl Home for TestHome {
     fn inbound_start(
         &self,
         channel: ChannelId,
+        _caller: &ServiceName,
+        _from: &NodeName,
         target: &ServiceName,
         epoch: Epoch,
     ) -> BoxFuture<'static, Result<Option<Start>, Refusal>> {

@@ -111,6 +111,9 @@ pub struct Open {
     pub presented: PresentedBytes,
     /// Where the replies stand.
     pub resume: ResumePoint,
+    /// Whether the channel has been carried before, by this gateway or a former one. Who has nothing of
+    /// it then refuses: taken for a new one, it would bring requests that were handled once more.
+    pub resumed: bool,
 }
 
 /// A capability with the proof that it is the presenter's own. Checked by who admits, not here.
@@ -283,6 +286,7 @@ mod tests {
                     bytes: 160 * 1024,
                 },
             },
+            resumed: true,
         }
     }
 

@@ -1,0 +1,202 @@
+//! Gateways that cannot start, die again at once, or die while clients follow a service that moves;
+//! and a daemon that forgets the channels of other nodes' clients. No channel is lost by the former,
+//! and none of the latter pretends to be new.
+
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use kv_messages::{Count, Kv, Put};
+use rustix::process::{Pid, Signal, kill_process};
+use weft::{Domain, Endpoint, RefusalCode};
+use weft_tests::contracts::{Slow, Work};
+use weft_tests::{Cluster, ClusterOptions, eventually, kill, processes_in, wait_until_gone};
+
+/// How long an answer may take, restarts included.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program of the slow service.
+const TEST_SERVICE: &str = env!("CARGO_BIN_EXE_weft-test-service");
+
+/// How many channels a client of these tests has: more than a gateway is given at a time.
+const CHANNELS: usize = 40;
+
+fn attach(cluster: &Cluster, node: &str) -> Domain {
+    let socket = cluster.node(node).data.join("weft.sock");
+    Domain::attach(&socket, "operator".parse().expect("a name")).expect("attach")
+}
+
+fn open_many(domain: &Domain) -> Vec<Endpoint<Kv>> {
+    let kv = "kv".parse().expect("a name");
+    (0..CHANNELS)
+        .map(|_| domain.open::<Kv>(&kv).expect("open kv"))
+        .collect()
+}
+
+/// One write on each channel; each key is new, so that a second version is a message handled twice.
+fn write_on_all(channels: &mut [Endpoint<Kv>], round: &str) {
+    let tickets: Vec<_> = channels
+        .iter_mut()
+        .enumerate()
+        .map(|(number, channel)| {
+            let put = Put {
+                key: format!("{round}/{number}"),
+                value: vec![1; 200],
+            };
+            channel.send(&put).expect("send")
+        })
+        .collect();
+    for (number, (channel, ticket)) in channels.iter_mut().zip(tickets).enumerate() {
+        let reply = channel
+            .wait(ticket, PATIENCE)
+            .unwrap_or_else(|error| panic!("{round}, channel {number}: {error}"));
+        assert_eq!(reply.version, 1, "{round}, channel {number}");
+    }
+}
+
+fn count(channel: &mut Endpoint<Kv>) -> u64 {
+    let all = Count {
+        prefix: String::new(),
+    };
+    channel.call(&all, PATIENCE).expect("count").count
+}
+
+/// The gateway of a node as the system knows it: the node itself may be waiting for it.
+fn gateway_process(cluster: &Cluster, node: &str) -> Option<u32> {
+    processes_in(&cluster.node(node).data)
+        .into_iter()
+        .find(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).any(|word| word == b"gateway")
+        })
+}
+
+fn send_signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a pid"), signal).expect("signal");
+}
+
+#[test]
+fn a_gateway_whose_port_is_taken_for_a_moment_comes_back_when_it_is_free() {
+    let cluster = Cluster::start(2);
+    cluster.run_kv("n1");
+    let mut channels = open_many(&attach(&cluster, "n2"));
+    write_on_all(&mut channels, "before");
+    // The daemon is held until the port has another owner, so that it cannot be quicker.
+    let (daemon, port) = (cluster.node("n1").pid(), cluster.node("n1").port);
+    let gateway = gateway_process(&cluster, "n1").expect("a gateway");
+    send_signal(daemon, Signal::STOP);
+    kill(gateway);
+    wait_until_gone(gateway, PATIENCE);
+    let squatter = eventually("the port is free", PATIENCE, || {
+        UdpSocket::bind(("127.0.0.1", port)).map_err(|error| error.to_string())
+    });
+    send_signal(daemon, Signal::CONT);
+    eventually("the node says why it has no gateway", PATIENCE, || {
+        let log = cluster.node("n1").log();
+        if log.contains("the gateway could not be started") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    });
+    drop(squatter);
+    write_on_all(&mut channels, "after");
+    assert_eq!(count(&mut channels[0]), 2 * CHANNELS as u64);
+    drop(channels);
+    cluster.shut_down();
+}
+
+#[test]
+fn a_gateway_that_dies_while_it_takes_over_costs_no_channel() {
+    let cluster = Cluster::start(2);
+    cluster.run_kv("n1");
+    let mut channels = open_many(&attach(&cluster, "n2"));
+    write_on_all(&mut channels, "before");
+    // Each successor gets a little further than the one before.
+    for moment_ms in [0, 20, 40, 60, 80, 100, 130] {
+        let gateway = eventually("a gateway", PATIENCE, || {
+            gateway_process(&cluster, "n2").ok_or_else(|| "none".to_owned())
+        });
+        std::thread::sleep(Duration::from_millis(moment_ms));
+        kill(gateway);
+        wait_until_gone(gateway, PATIENCE);
+    }
+    write_on_all(&mut channels, "after");
+    assert_eq!(count(&mut channels[0]), 2 * CHANNELS as u64);
+    drop(channels);
+    cluster.shut_down();
+}
+
+#[test]
+fn a_gateway_that_dies_while_clients_follow_a_move_costs_no_channel() {
+    let cluster = Cluster::start(2);
+    cluster.run_kv("n1");
+    let mut channels = open_many(&attach(&cluster, "n1"));
+    write_on_all(&mut channels, "before");
+    let moments_ms = [30, 50, 70, 90, 110];
+    for (round, moment_ms) in moments_ms.into_iter().enumerate() {
+        let gateway = gateway_process(&cluster, "n1").expect("a gateway");
+        let moving = cluster.start_weft("n1", &["migrate", "kv", "--to", "n2"]);
+        std::thread::sleep(Duration::from_millis(moment_ms));
+        kill(gateway);
+        // It may have come too early for the move to begin; then nothing has changed.
+        let _ = moving.finish(PATIENCE);
+        write_on_all(&mut channels, &format!("round {round}"));
+        eventually("kv is on n1 again", PATIENCE, || {
+            if cluster.owner("n1", "kv").expect("an owner").0 == "n1" {
+                return Ok(());
+            }
+            let back = cluster.weft("n2", &["migrate", "kv", "--to", "n1"]).done();
+            Err(format!("{back:?}"))
+        });
+        write_on_all(&mut channels, &format!("back {round}"));
+    }
+    let written = (1 + 2 * moments_ms.len()) * CHANNELS;
+    assert_eq!(count(&mut channels[0]), written as u64);
+    drop(channels);
+    cluster.shut_down();
+}
+
+#[test]
+fn a_daemon_that_comes_back_without_a_channel_leaves_its_requests_unknown() {
+    let options = ClusterOptions::new(2).grant("operator", "slow", "test.slow");
+    let mut cluster = Cluster::with(&options);
+    let run = ["run", "slow", "--binary", TEST_SERVICE, "--", "slow"];
+    let _ = cluster.weft("n2", &run).expect_done();
+    let domain = attach(&cluster, "n1");
+    let slow = "slow".parse().expect("a name");
+    let mut used = domain.open::<Slow>(&slow).expect("open");
+    // Nothing was ever answered on this one: by its cursors alone it looks like new.
+    let mut fresh = domain.open::<Slow>(&slow).expect("open");
+    let answered = used.call(&Work { milliseconds: 0 }, PATIENCE);
+    assert_eq!(answered.expect("an answer").handled, 1);
+    let work = Work {
+        milliseconds: 2_000,
+    };
+    let tickets = [
+        used.send(&work).expect("send"),
+        fresh.send(&work).expect("send"),
+    ];
+    // Long enough for both to have arrived.
+    std::thread::sleep(Duration::from_millis(500));
+    cluster.kill_daemon("n2");
+    cluster.restart("n2");
+    for (endpoint, ticket) in [&mut used, &mut fresh].into_iter().zip(tickets) {
+        let lost = endpoint
+            .wait(ticket, PATIENCE)
+            .expect_err("nobody knows what became of it");
+        assert_eq!(lost.refusal().code, RefusalCode::OutcomeUnknown, "{lost}");
+        assert!(lost.to_string().contains("open another"), "{lost}");
+    }
+    eventually("another channel is opened", PATIENCE, || {
+        let mut next = domain
+            .open::<Slow>(&slow)
+            .map_err(|error| error.to_string())?;
+        let answer = next.call(&Work { milliseconds: 0 }, PATIENCE);
+        // The successor has handled nothing of what was sent to the dead one.
+        assert_eq!(answer.map_err(|error| error.to_string())?.handled, 1);
+        Ok(())
+    });
+    drop((used, fresh, domain));
+    cluster.shut_down();
+}
