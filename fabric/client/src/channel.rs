@@ -12,7 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use weft_local_ipc::{
-    Header, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Swapper, WatchId, wait_any,
+    Geometry, Header, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Swapper, WatchId,
+    Watcher, wait_any,
 };
 use weft_types::{
     ChannelId, Lane, MessageKind, PerLane, Refusal, RefusalCode, Sequence, TypeIndex,
@@ -26,6 +27,9 @@ use crate::room::Lease;
 /// The most questions that may be open on one lane. At the bound a send is refused as `Busy`: the
 /// caller has sent without ever waiting.
 const MAX_OPEN_QUESTIONS: usize = 65_536;
+
+/// How many answers are filed before the caller looks at its clock again.
+const MAX_DRAIN: u32 = Geometry::DEFAULT.slots;
 
 /// How long a waiting channel sleeps at most before it looks whether its peer still lives.
 const LOOK_AROUND: Duration = Duration::from_millis(20);
@@ -49,6 +53,9 @@ struct State {
     early: Vec<(PeerHalf, SideSocket, bool)>,
     closed: Option<Refusal>,
     node_lost: bool,
+    /// Set at the first asynchronous wait: a channel that is only ever waited for by its own thread
+    /// need not be watched by another.
+    watch: Option<WatchId>,
 }
 
 /// Swaps that may wait for a channel to be opened. The node sends one only after a restart or a
@@ -80,13 +87,25 @@ impl Entry {
     }
 
     /// The peer has been replaced.
-    pub(crate) fn swap(&self, half: PeerHalf, side: SideSocket, local: bool) {
+    pub(crate) fn swap(
+        self: &Arc<Self>,
+        half: PeerHalf,
+        side: SideSocket,
+        local: bool,
+        watcher: &Watcher,
+    ) {
         let mut state = lock(&self.state);
         match &state.swapper {
             Some(swapper) => {
                 swapper.swap(half);
                 state.side = Some(side);
                 self.set_local(local);
+                if let Some(watch) = state.watch.take() {
+                    // It has a copy of the old side: it would hold that open, and never see the
+                    // end of the new one.
+                    watcher.unwatch(watch);
+                    self.watch(&mut state, watcher);
+                }
             }
             None if state.early.len() < MAX_EARLY_SWAPS => state.early.push((half, side, local)),
             None => {
@@ -95,6 +114,21 @@ impl Entry {
         }
         drop(state);
         self.wake();
+    }
+
+    /// Has the watcher thread wake who waits, when the peer rings or dies.
+    fn watch(self: &Arc<Self>, state: &mut State, watcher: &Watcher) {
+        let Some(swapper) = state.swapper.as_ref().filter(|_| state.watch.is_none()) else {
+            return;
+        };
+        let entry = Arc::downgrade(self);
+        let on_ring = move |_| {
+            if let Some(entry) = entry.upgrade() {
+                entry.wake();
+            }
+        };
+        let side = state.side.as_ref().map(AsFd::as_fd);
+        state.watch = Some(watcher.watch(swapper, side, Arc::new(on_ring)));
     }
 
     fn set_local(&self, local: bool) {
@@ -228,9 +262,6 @@ pub(crate) struct Channel {
     domain: Domain,
     questions: PerLane<Questions>,
     buffer: Vec<u8>,
-    /// Set at the first asynchronous wait: a channel that is only ever waited for by its own thread
-    /// need not be watched by another.
-    watch: Option<WatchId>,
     /// A peer that broke the rules is not listened to again.
     fault: Option<Refusal>,
     /// What our half takes of the budget.
@@ -252,7 +283,6 @@ impl Channel {
             domain,
             questions: PerLane::default(),
             buffer: Vec::new(),
-            watch: None,
             fault: None,
             _room: room,
         }
@@ -276,12 +306,7 @@ impl Channel {
         body: &[u8],
     ) -> Result<Sequence, Error> {
         self.check()?;
-        if self.questions[lane].places.len() >= MAX_OPEN_QUESTIONS {
-            return Err(Error::new(
-                RefusalCode::Busy,
-                format!("{MAX_OPEN_QUESTIONS} answers on {lane} have not been waited for"),
-            ));
-        }
+        self.check_questions(lane)?;
         let header = Header {
             kind,
             type_index,
@@ -315,17 +340,36 @@ impl Channel {
     ) -> Result<Sequence, Error> {
         let deadline = Instant::now() + timeout;
         loop {
+            // Of these no other thread makes fewer, so that waiting would not help.
+            self.check_questions(lane)?;
             match self.try_send(lane, kind, type_index, body) {
                 Err(error) if error.code() == RefusalCode::Busy => {
                     // Our peer may wait for room too: taking its answers is what lets it go on.
                     self.drain()?;
                     let done = self.done(lane)?;
                     self.sender.wake_when_done(lane, done.next());
-                    self.sleep_until(deadline, |channel| channel.sender.fits(lane, body.len()))?;
+                    self.sleep_until(deadline, |channel| channel.sender.fits(lane, body.len()))
+                        .map_err(|slept| match slept.code() {
+                            RefusalCode::DeadlineExceeded => unsent(&error, timeout),
+                            _ => slept,
+                        })?;
                 }
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Refuses a further question where none of the last so many answers was waited for.
+    fn check_questions(&self, lane: Lane) -> Result<(), Error> {
+        if self.questions[lane].places.len() < MAX_OPEN_QUESTIONS {
+            return Ok(());
+        }
+        Err(Error::new(
+            RefusalCode::Busy,
+            format!(
+                "{MAX_OPEN_QUESTIONS} answers on {lane} have not been waited for; the message was not sent: wait for the first of them"
+            ),
+        ))
     }
 
     /// Up to where the other side has handled what was sent on this lane.
@@ -372,15 +416,7 @@ impl Channel {
                 continue;
             }
             if let Err(error) = self.sleep_until(deadline, |channel| channel.receiver.ready()) {
-                // The answer may have come with the last breath of the peer.
-                self.drain()?;
-                return match self.questions[lane].take(question) {
-                    Some(outcome) => Ok(outcome?),
-                    None => {
-                        self.questions[lane].forget(question);
-                        Err(error)
-                    }
-                };
+                return self.last_look(lane, question, error);
             }
         }
     }
@@ -392,24 +428,42 @@ impl Channel {
         question: Sequence,
         context: &mut Context<'_>,
     ) -> Poll<Result<Vec<u8>, Error>> {
-        self.watch();
+        self.entry
+            .watch(&mut lock(&self.entry.state), self.domain.watcher());
         *lock(&self.entry.waker) = Some(context.waker().clone());
-        loop {
-            if let Err(error) = self.drain() {
-                return Poll::Ready(Err(error));
-            }
-            if let Some(outcome) = self.questions[lane].take(question) {
-                return Poll::Ready(outcome.map_err(Error::from));
-            }
-            if let Some(refusal) = self.entry.closed(true) {
-                self.questions[lane].forget(question);
-                return Poll::Ready(Err(refusal.into()));
-            }
-            self.receiver.park();
-            if !self.receiver.ready() {
-                return Poll::Pending;
-            }
+        if let Err(error) = self.drain() {
+            return Poll::Ready(Err(error));
         }
+        if let Some(outcome) = self.questions[lane].take(question) {
+            return Poll::Ready(outcome.map_err(Error::from));
+        }
+        if let Some(refusal) = self.entry.closed(true) {
+            return Poll::Ready(self.last_look(lane, question, refusal.into()));
+        }
+        self.receiver.park();
+        if self.receiver.ready() {
+            // The executor's other tasks come first: a peer that never stops must not stop them.
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Gives a question up with `error`, unless its answer came with the last breath of the peer.
+    fn last_look(
+        &mut self,
+        lane: Lane,
+        question: Sequence,
+        error: Error,
+    ) -> Result<Vec<u8>, Error> {
+        // Once for each of its rings, so that all that an honest peer has left is read.
+        for _ in Lane::ALL {
+            self.drain()?;
+        }
+        if let Some(outcome) = self.questions[lane].take(question) {
+            return Ok(outcome?);
+        }
+        self.questions[lane].forget(question);
+        Err(error)
     }
 
     /// Gives a question up. Its answer is dropped when it comes.
@@ -417,31 +471,10 @@ impl Channel {
         self.questions[lane].forget(question);
     }
 
-    fn watch(&mut self) {
-        if self.watch.is_some() {
-            return;
-        }
-        let state = lock(&self.entry.state);
-        let Some(swapper) = &state.swapper else {
-            return;
-        };
-        let entry = Arc::downgrade(&self.entry);
-        let on_ring = move |_| {
-            if let Some(entry) = entry.upgrade() {
-                entry.wake();
-            }
-        };
-        let side = state.side.as_ref().map(AsFd::as_fd);
-        self.watch = Some(
-            self.domain
-                .watcher()
-                .watch(swapper, side, Arc::new(on_ring)),
-        );
-    }
-
-    /// Files every answer that has come.
+    /// Files the answers that have come. Of a peer that answers as fast as they are read, as many as
+    /// a ring of the usual size holds, so that the caller gets to look at its clock.
     fn drain(&mut self) -> Result<(), Error> {
-        loop {
+        for _ in 0..MAX_DRAIN {
             let received = match self.receiver.try_receive(&mut self.buffer) {
                 Ok(Some(received)) => received,
                 Ok(None) => return Ok(()),
@@ -455,6 +488,7 @@ impl Channel {
             // A service has nothing to ask of its client: such a message is dropped.
             self.receiver.finish(lane, received.sequence.next());
         }
+        Ok(())
     }
 
     /// Sleeps until the bell rings, `ready` holds, or it is time to look around.
@@ -500,9 +534,22 @@ impl Channel {
     }
 }
 
+/// A message that never went out is not one that may have been handled.
+fn unsent(why: &Error, timeout: Duration) -> Error {
+    Error::new(
+        RefusalCode::Busy,
+        format!(
+            "the message was not sent within {} s: {}",
+            timeout.as_secs_f32(),
+            why.refusal().text
+        ),
+    )
+}
+
 impl Drop for Channel {
     fn drop(&mut self) {
-        if let Some(watch) = self.watch.take() {
+        let watch = lock(&self.entry.state).watch.take();
+        if let Some(watch) = watch {
             self.domain.watcher().unwatch(watch);
         }
         self.domain.close_channel(self.entry.id);

@@ -4,7 +4,7 @@
 //! capability. One thread (the watcher of `local-ipc`) hears the node: it applies the swaps that a
 //! restart or a move of a peer brings, so that an endpoint that nobody is using stays connected.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -32,6 +32,13 @@ const NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long opening a channel may take: the far node may be starting.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long to wait before a full channel to the node is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(2);
+
+/// How many questions are remembered. Beyond it the oldest of those that were given up is forgotten:
+/// the node has not answered it while it was asked so many more.
+const MAX_QUESTIONS: usize = 1024;
 
 /// This process, attached to its node.
 ///
@@ -62,8 +69,69 @@ type Answer = (Result<Vec<u8>, Refusal>, Vec<OwnedFd>);
 struct Control {
     /// Gone once a service's own loop has taken it over.
     link: Option<Link>,
-    answers: HashMap<Sequence, Answer>,
+    questions: Questions,
     lost: Option<Refusal>,
+}
+
+/// What became of the questions to the dispatcher.
+#[derive(Debug, Default)]
+struct Questions(BTreeMap<Sequence, Question>);
+
+#[derive(Debug)]
+enum Question {
+    /// A thread waits for the answer.
+    Asked,
+    Answered(Answer),
+    /// The thread has gone on. If the question was to open a channel, nobody has it if it opens.
+    GivenUp(Option<ChannelId>),
+}
+
+impl Questions {
+    fn asked(&mut self, question: Sequence) {
+        self.0.insert(question, Question::Asked);
+    }
+
+    /// Files an answer. One that nobody waits for is dropped with its descriptors; gives the channel
+    /// that it has opened, if it has, for the node to close.
+    fn answered(&mut self, question: Sequence, answer: Answer) -> Option<ChannelId> {
+        match self.0.get_mut(&question) {
+            Some(place @ Question::Asked) => {
+                *place = Question::Answered(answer);
+                None
+            }
+            Some(Question::GivenUp(opens)) => {
+                let opened = opens.filter(|_| answer.0.is_ok());
+                self.0.remove(&question);
+                opened
+            }
+            Some(Question::Answered(_)) | None => None,
+        }
+    }
+
+    fn take(&mut self, question: Sequence) -> Option<Answer> {
+        if !matches!(self.0.get(&question), Some(Question::Answered(_))) {
+            return None;
+        }
+        match self.0.remove(&question) {
+            Some(Question::Answered(answer)) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// Nobody waits for this answer any more.
+    fn give_up(&mut self, question: Sequence, opens: Option<ChannelId>) {
+        self.0.insert(question, Question::GivenUp(opens));
+        if self.0.len() > MAX_QUESTIONS {
+            let oldest = self
+                .0
+                .iter()
+                .find(|(_, question)| matches!(question, Question::GivenUp(_)))
+                .map(|(sequence, _)| *sequence);
+            if let Some(oldest) = oldest {
+                self.0.remove(&oldest);
+            }
+        }
+    }
 }
 
 impl Domain {
@@ -161,7 +229,7 @@ impl Domain {
             identity,
             control: Mutex::new(Control {
                 link: Some(dispatcher),
-                answers: HashMap::new(),
+                questions: Questions::default(),
                 lost: None,
             }),
             answered: Condvar::new(),
@@ -235,7 +303,7 @@ impl Domain {
             target: target.clone(),
             table,
         };
-        let (opened, descriptors) = self.dispatch_with(&open, &[own.share()?], OPEN_TIMEOUT)?;
+        let (opened, descriptors) = self.dispatch_with(&open, &[own.share()?], Some(channel))?;
         let [half, side] = two(descriptors)?;
         let side = SideSocket::from(side);
         let (sender, receiver, swapper) = weft_local_ipc::connect(own, PeerHalf::open(half)?)?;
@@ -259,14 +327,14 @@ impl Domain {
         M: Message,
         Dispatcher: Accepts<M>,
     {
-        Ok(self.dispatch_with(message, &[], OPEN_TIMEOUT)?.0)
+        Ok(self.dispatch_with(message, &[], None)?.0)
     }
 
     fn dispatch_with<M>(
         &self,
         message: &M,
         descriptors: &[OwnedFd],
-        timeout: Duration,
+        opens: Option<ChannelId>,
     ) -> Result<(<Dispatcher as Accepts<M>>::Reply, Vec<OwnedFd>), Error>
     where
         M: Message,
@@ -274,12 +342,9 @@ impl Domain {
     {
         let mut body = Vec::new();
         weft_contract::encode(message, &mut body)?;
-        let (reply, descriptors) = self.shared.ask(
-            <Dispatcher as Accepts<M>>::INDEX,
-            &body,
-            descriptors,
-            timeout,
-        )?;
+        let (reply, descriptors) =
+            self.shared
+                .ask(<Dispatcher as Accepts<M>>::INDEX, &body, descriptors, opens)?;
         Ok((weft_contract::decode(&reply)?, descriptors))
     }
 
@@ -314,19 +379,13 @@ impl Domain {
         &self.shared.watcher
     }
 
-    /// Forgets a channel that its endpoint has dropped.
+    /// Forgets a channel that its endpoint has dropped. Waits for nobody: the node hears of it when
+    /// it listens next.
     pub(crate) fn close_channel(&self, channel: ChannelId) {
         self.shared.channels.remove(&channel);
-        // Nobody waits for the answer: the node closes the channel in any case when it hears us hang up.
-        let mut body = Vec::new();
-        if weft_contract::encode(&CloseChannel { channel }, &mut body).is_ok() {
-            let mut control = lock(&self.shared.control);
-            if let Some(link) = &mut control.link {
-                let index = <Dispatcher as Accepts<CloseChannel>>::INDEX;
-                if let Err(error) = link.tell(Lane::NORMAL, index, &body) {
-                    tracing::debug!(%error, %channel, "the node was not told of a closed channel");
-                }
-            }
+        let mut control = lock(&self.shared.control);
+        if let Some(link) = &mut control.link {
+            tell_closed(link, channel);
         }
     }
 
@@ -378,7 +437,7 @@ impl Shared {
         let mut control = lock(&self.control);
         let Control {
             link,
-            answers,
+            questions,
             lost,
         } = &mut *control;
         let Some(link) = link else { return };
@@ -390,7 +449,9 @@ impl Shared {
                     descriptors,
                     ..
                 })) => {
-                    answers.insert(question, (outcome, descriptors));
+                    if let Some(channel) = questions.answered(question, (outcome, descriptors)) {
+                        tell_closed(link, channel);
+                    }
                     self.answered.notify_all();
                 }
                 Ok(Some(Incoming::Request(request))) => self.obey(link, request),
@@ -414,16 +475,9 @@ impl Shared {
         let outcome = DomainContract::decode(request.index, &request.body)
             .map_err(Error::from)
             .and_then(|message| self.apply(message, request.descriptors));
-        let answered = match &outcome {
-            Ok(body) => link.answer(request.lane, request.sequence, request.index, Ok(body), &[]),
-            Err(error) => link.answer(
-                request.lane,
-                request.sequence,
-                request.index,
-                Err(error.refusal()),
-                &[],
-            ),
-        };
+        let outcome = outcome.map_err(Refusal::from);
+        let (lane, question, index) = (request.lane, request.sequence, request.index);
+        let answered = link.answer_or_keep(lane, question, index, outcome, Vec::new());
         if let Err(error) = answered {
             tracing::warn!(%error, "the node could not be answered");
         }
@@ -441,7 +495,8 @@ impl Shared {
                 let entry = self.entry(swap.channel)?;
                 let [half, side] = two(descriptors)?;
                 let side = SideSocket::from(side);
-                entry.swap(PeerHalf::open(half)?, side, swap.node == self.identity.node);
+                let local = swap.node == self.identity.node;
+                entry.swap(PeerHalf::open(half)?, side, local, &self.watcher);
                 weft_contract::encode(&PeerSwapped {}, &mut reply)?;
             }
             DomainRequest::PeerGone(gone) => {
@@ -468,27 +523,37 @@ impl Shared {
             .ok_or_else(|| Error::new(RefusalCode::Closed, format!("{channel} is not open here")))
     }
 
-    /// Asks the dispatcher and waits for its answer, which the watcher thread takes in.
+    /// Asks the dispatcher and waits for its answer, which the watcher thread takes in. `opens`: the
+    /// channel that stands if the answer is good, and that nobody has if it comes too late.
     fn ask(
         &self,
         index: weft_types::TypeIndex,
         body: &[u8],
         descriptors: &[OwnedFd],
-        timeout: Duration,
+        opens: Option<ChannelId>,
     ) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + OPEN_TIMEOUT;
         let mut control = lock(&self.control);
-        let question = match &mut control.link {
-            Some(link) => link.ask(Lane::NORMAL, index, body, descriptors)?,
-            None => {
+        let question = loop {
+            if let Some(lost) = &control.lost {
+                return Err(lost.clone().into());
+            }
+            let Some(link) = &mut control.link else {
                 return Err(Error::new(
                     RefusalCode::Rejected,
                     "a service opens its channels before it starts to serve",
                 ));
+            };
+            match link.ask(Lane::NORMAL, index, body, descriptors) {
+                Err(error) if error.code() == RefusalCode::Busy && Instant::now() < deadline => {
+                    control = self.wait(control, FULL_RETRY);
+                }
+                outcome => break outcome?,
             }
         };
+        control.questions.asked(question);
         loop {
-            if let Some((outcome, descriptors)) = control.answers.remove(&question) {
+            if let Some((outcome, descriptors)) = control.questions.take(question) {
                 return Ok((outcome?, descriptors));
             }
             if let Some(lost) = &control.lost {
@@ -496,17 +561,40 @@ impl Shared {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                control.questions.give_up(question, opens);
                 return Err(Error::new(
                     RefusalCode::DeadlineExceeded,
-                    format!("the node did not answer within {} s", timeout.as_secs()),
+                    format!(
+                        "the node did not answer within {} s",
+                        OPEN_TIMEOUT.as_secs()
+                    ),
                 ));
             }
-            control = self
-                .answered
-                .wait_timeout(control, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            control = self.wait(control, left);
         }
+    }
+
+    fn wait<'a>(
+        &self,
+        control: MutexGuard<'a, Control>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, Control> {
+        self.answered
+            .wait_timeout(control, timeout)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+}
+
+/// Tells the node that nobody here has this channel.
+fn tell_closed(link: &mut Link, channel: ChannelId) {
+    let mut body = Vec::new();
+    let index = <Dispatcher as Accepts<CloseChannel>>::INDEX;
+    let told = weft_contract::encode(&CloseChannel { channel }, &mut body)
+        .map_err(Error::from)
+        .and_then(|()| link.tell(Lane::NORMAL, index, &body));
+    if let Err(error) = told {
+        tracing::debug!(%error, %channel, "the node was not told of a closed channel");
     }
 }
 
@@ -563,4 +651,48 @@ where
 /// A lock whose holder panicked still guards good data: each critical section leaves it whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_nobody_waits_for_leaves_nothing_and_its_channel_is_closed() {
+        let mut questions = Questions::default();
+        let channel = ChannelId::random();
+        let (opened, refused, unknown) = (Sequence::new(1), Sequence::new(2), Sequence::new(3));
+        for question in [opened, refused] {
+            questions.asked(question);
+            questions.give_up(question, Some(channel));
+        }
+        let refusal = Refusal::new(RefusalCode::NoGrant, "no");
+        assert_eq!(
+            questions.answered(opened, (Ok(Vec::new()), Vec::new())),
+            Some(channel)
+        );
+        assert_eq!(
+            questions.answered(refused, (Err(refusal), Vec::new())),
+            None
+        );
+        assert_eq!(
+            questions.answered(unknown, (Ok(Vec::new()), Vec::new())),
+            None
+        );
+        assert!(questions.0.is_empty());
+    }
+
+    #[test]
+    fn questions_that_are_never_answered_do_not_add_up() {
+        let mut questions = Questions::default();
+        questions.asked(Sequence::ZERO);
+        for at in 1..3 * MAX_QUESTIONS as u64 {
+            questions.asked(Sequence::new(at));
+            questions.give_up(Sequence::new(at), None);
+        }
+        assert!(questions.0.len() <= MAX_QUESTIONS);
+        let answer = (Ok(vec![7]), Vec::new());
+        assert_eq!(questions.answered(Sequence::ZERO, answer), None);
+        assert!(questions.take(Sequence::ZERO).is_some(), "one still waits");
+    }
 }
