@@ -20,9 +20,6 @@ const PROBE_BATCHES: usize = 100;
 /// 70 ns there and back between siblings of a core, 110 under one cache, 500 with none in common.
 const SAME_PLACEMENT: f64 = 1.5;
 
-/// More than this before the run, and somebody else uses the machine.
-const QUIET_LOAD: f64 = 0.5;
-
 /// The cores of the two sides.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Cores {
@@ -142,8 +139,7 @@ pub(crate) struct Machine {
     processor: String,
     cores: usize,
     kernel: String,
-    /// Runnable threads of the whole machine, averaged over the last minute. More than one or so
-    /// before the run means that the figures are shared with somebody.
+    /// Runnable threads of the whole machine, averaged over the last minute.
     load_before: f64,
 }
 
@@ -173,14 +169,7 @@ impl Machine {
             kernel,
             load_before,
         } = self;
-        let quiet = if *load_before > QUIET_LOAD {
-            " (NOT quiet: others use the machine)"
-        } else {
-            ""
-        };
-        format!(
-            "{processor}, {cores} cores, Linux {kernel}; load before the run {load_before:.2}{quiet}"
-        )
+        format!("{processor}, {cores} cores, Linux {kernel}; load before the run {load_before:.2}")
     }
 }
 

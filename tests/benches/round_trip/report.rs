@@ -82,6 +82,17 @@ impl Report {
         runs.flat_map(|run| run.line_nanos).collect()
     }
 
+    /// For how much of the time others had the cores, as a share: what processes that have a core
+    /// each waited for it.
+    pub(crate) fn disturbance(&self) -> f64 {
+        let alone = |sample: &Sample| {
+            let waited = sample.work.iter().map(|work| work.waited_us).sum::<f64>();
+            (sample.work.len() == 2).then_some(waited * sample.rate / 2e6)
+        };
+        let runs = self.runs.values().flatten();
+        median(runs.filter_map(|run| alone(&run.sample)).collect())
+    }
+
     /// Nothing if it was not measured at all.
     pub(crate) fn figures(
         &self,
@@ -156,6 +167,7 @@ impl Report {
             "machine": self.machine,
             "cores": self.cores,
             "line_nanos": median(self.probes()),
+            "disturbance": self.disturbance(),
             "seconds": self.took.as_secs_f64(),
             "tables": tables,
             "probes": probes,

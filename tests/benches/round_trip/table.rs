@@ -8,6 +8,9 @@ use crate::plan::{Group, SIZES};
 use crate::report::{Figures, Report};
 use crate::role::Shape;
 
+/// Others may have the cores for this share of the time before a run is called disturbed.
+const QUIET_SHARE: f64 = 0.02;
+
 const NOTHING: &str = "-";
 
 /// Everything, a table for each group and one for what the processes did meanwhile.
@@ -26,17 +29,25 @@ pub(crate) fn text(report: &Report, groups: &[Group]) -> String {
 
 fn head(report: &Report) -> String {
     let lines = report.probes();
+    let disturbance = report.disturbance();
     let least = lines.iter().copied().fold(f64::INFINITY, f64::min);
     let most = lines.iter().copied().fold(0.0, f64::max);
     format!(
         "{}\nasking side on core {}, answering side on core {}; {:.0} s in all\n\
          a bare cache line there and back: {:.0} ns (median; {least:.0} to {most:.0}); \
-         runs with the cores in other places are not counted\n",
+         runs with the cores in other places are not counted\n\
+         others had the cores for {:.0} % of the time{}\n",
         report.machine.words(),
         report.cores.ask,
         report.cores.answer,
         report.took.as_secs_f64(),
         median(lines),
+        disturbance * 100.0,
+        if disturbance > QUIET_SHARE {
+            ": NOT quiet, so that tails and rates mean little, and medians are high"
+        } else {
+            ""
+        },
     )
 }
 
