@@ -226,7 +226,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// As [`weft`].
+    /// As [`weft()`].
     #[track_caller]
     #[must_use]
     pub fn weft(&self, node: &str, words: &[&str]) -> Answer {

@@ -138,7 +138,7 @@ impl Domain {
     /// Connects to the node whose socket is at `socket`, under `name`.
     ///
     /// The process becomes one that no other of its user can look into (`PR_SET_DUMPABLE`), unless
-    /// [`DEBUGGABLE`](crate::bootstrap::DEBUGGABLE) is set in its environment.
+    /// [`DEBUGGABLE`] is set in its environment.
     ///
     /// # Errors
     ///
