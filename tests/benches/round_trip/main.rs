@@ -19,6 +19,8 @@
 //! - A receiver that is awake and one that has to be woken are two questions with answers that lie a
 //!   hundred times apart. No row mixes them: each tells how often its processes slept, and is marked
 //!   if that is not what it is called.
+//! - A question is 16 bytes long everywhere, about as a `Get`; the sizes in the tables are those of
+//!   the answers.
 //! - Every time is what the asking side saw, less what reading the clock costs.
 //!
 //! The nodes are started once and kept, with `kv` on n2; its clients are fresh in each run.

@@ -3,7 +3,11 @@
 use crate::role::{Shape, Transport};
 use crate::unix::Manner;
 
-/// The sizes of a body, in bytes.
+/// The size of a question, in bytes: about that of a `Get`. Who answers a short question with a long
+/// body must not be held against who is asked with one.
+pub(crate) const QUESTION_BYTES: usize = 16;
+
+/// The sizes of an answer, in bytes.
 pub(crate) const SIZES: [usize; 2] = [64, 4096];
 
 /// How many messages are on their way where throughput is measured.

@@ -17,6 +17,7 @@ use weft_types::NodeName;
 
 use crate::Outcome;
 use crate::measure::{Sample, round_trips, windowed};
+use crate::plan::QUESTION_BYTES;
 use crate::role::{Part, Shape, line};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,10 +68,10 @@ pub(crate) fn ask(part: &Part, directory: &str, server: &Server) -> Outcome<Samp
     })?;
     let sample = match part.shape {
         Shape::RoundTrip => {
-            let mut body = vec![7; part.body_bytes];
+            let mut body = vec![0; part.body_bytes];
             round_trips(part.extent, &part.watched, || {
                 runtime.block_on(async {
-                    out.write_all(&body).await?;
+                    out.write_all(&[7; QUESTION_BYTES]).await?;
                     back.read_exact(&mut body).await?;
                     Ok(None)
                 })
@@ -93,13 +94,13 @@ fn ask_many(
     back: &mut RecvStream,
 ) -> Outcome<Sample> {
     let size = part.body_bytes;
-    let bodies = vec![7; window * size];
+    let questions = vec![7; window * QUESTION_BYTES];
     let mut buffer = vec![0; READ_BYTES];
     // Bytes of a message that has come in part.
     let mut rest = 0;
     windowed(part.extent, &part.watched, window, |count| {
         runtime.block_on(async {
-            out.write_all(&bodies[..count * size]).await?;
+            out.write_all(&questions[..count * QUESTION_BYTES]).await?;
             while rest < size {
                 rest += back
                     .read(&mut buffer)
@@ -113,7 +114,7 @@ fn ask_many(
     })
 }
 
-pub(crate) fn answer(directory: &str) -> Outcome {
+pub(crate) fn answer(part: &Part, directory: &str) -> Outcome {
     let identity = identity(directory)?;
     let crypto = QuicServerConfig::try_from(tls::server_config(&identity)?)?;
     runtime()?.block_on(async {
@@ -123,9 +124,23 @@ pub(crate) fn answer(directory: &str) -> Outcome {
             .ok_or("nobody came")?;
         let connection = incoming.await?;
         let (mut out, mut back) = connection.accept_bi().await?;
+        let window = match part.shape {
+            Shape::RoundTrip => 1,
+            Shape::Window(window) => window,
+        };
+        let bodies = vec![7; window * part.body_bytes];
+        // Bytes of a question that has come in part.
+        let mut rest = 0;
         // Ends when the other side closes the connection, which is no error here.
         while let Ok(Some(chunk)) = back.read_chunk(READ_BYTES, true).await {
-            if out.write_chunk(chunk.bytes).await.is_err() {
+            rest += chunk.bytes.len();
+            let count = (rest / QUESTION_BYTES).min(window);
+            rest %= QUESTION_BYTES;
+            if out
+                .write_all(&bodies[..count * part.body_bytes])
+                .await
+                .is_err()
+            {
                 break;
             }
         }

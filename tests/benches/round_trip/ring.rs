@@ -4,12 +4,14 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use weft_local_ipc::{
-    Geometry, Header, OwnHalf, PeerHalf, Receiver, Sender, SideSocket, Spin, Start, Wait, connect,
+    Geometry, Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Start,
+    Wait, connect,
 };
 use weft_types::{Lane, MessageKind, Sequence, TypeIndex};
 
 use crate::Outcome;
 use crate::measure::{Sample, round_trips, windowed};
+use crate::plan::QUESTION_BYTES;
 use crate::role::{Part, Shape, line};
 
 const LANE: Lane = Lane::NORMAL;
@@ -49,8 +51,14 @@ impl Ring {
             correlation: Sequence::ZERO,
             has_descriptors: false,
         };
-        self.sender.try_send(LANE, header, body)?;
-        Ok(())
+        let mut spin = Spin::lasting(PATIENCE);
+        loop {
+            match self.sender.try_send(LANE, header, body) {
+                // The other side is about to take what is in the way.
+                Err(SendError::Full { .. }) if spin.again() => {}
+                outcome => return outcome.map(|_| ()).map_err(Into::into),
+            }
+        }
     }
 
     /// The next message, if there is one; its body is in `self.body`.
@@ -84,16 +92,16 @@ impl Ring {
 
 pub(crate) fn ask(part: &Part, spins: bool) -> Outcome<Sample> {
     let mut ring = Ring::open(spins)?;
-    let body = vec![7; part.body_bytes];
+    let question = [7; QUESTION_BYTES];
     let sample = match part.shape {
         Shape::RoundTrip => round_trips(part.extent, &part.watched, || {
-            ring.send(&body)?;
+            ring.send(&question)?;
             ring.receive()?;
             Ok(None)
         }),
         Shape::Window(window) => windowed(part.extent, &part.watched, window, |count| {
             for _ in 0..count {
-                ring.send(&body)?;
+                ring.send(&question)?;
             }
             ring.receive()?;
             let mut back = 1;
@@ -107,15 +115,14 @@ pub(crate) fn ask(part: &Part, spins: bool) -> Outcome<Sample> {
     Ok(sample)
 }
 
-pub(crate) fn answer(spins: bool) -> Outcome {
+pub(crate) fn answer(part: &Part, spins: bool) -> Outcome {
     let mut ring = Ring::open(spins)?;
+    let body = vec![7; part.body_bytes];
     loop {
         ring.receive()?;
         if ring.body.is_empty() {
             return Ok(());
         }
-        let body = std::mem::take(&mut ring.body);
         ring.send(&body)?;
-        ring.body = body;
     }
 }

@@ -19,6 +19,7 @@ pub(crate) struct Part {
     pub(crate) side: Side,
     pub(crate) transport: Transport,
     pub(crate) shape: Shape,
+    /// The size of an answer.
     pub(crate) body_bytes: usize,
     pub(crate) extent: Extent,
     pub(crate) core: usize,
@@ -30,7 +31,7 @@ pub(crate) struct Part {
 pub(crate) enum Side {
     /// Asks, and measures.
     Ask,
-    /// Sends back what it gets.
+    /// Sends an answer for each question.
     Answer,
 }
 
@@ -103,9 +104,9 @@ fn ask(part: &Part) -> Outcome<Sample> {
 fn answer(part: &Part) -> Outcome {
     match &part.transport {
         Transport::Slot => slot::answer(part),
-        Transport::Ring { spins } => ring::answer(*spins),
+        Transport::Ring { spins } => ring::answer(part, *spins),
         Transport::Unix(manner) => unix::answer(part, *manner),
-        Transport::Quinn { identity, .. } => quic::answer(identity),
+        Transport::Quinn { identity, .. } => quic::answer(part, identity),
         Transport::Weft { .. } | Transport::KernelPing { .. } => {
             Err("the nodes answer these".into())
         }

@@ -14,6 +14,7 @@ use vm_memory::{Bytes, FileOffset, MmapRegion};
 
 use crate::Outcome;
 use crate::measure::{Sample, round_trips};
+use crate::plan::QUESTION_BYTES;
 use crate::role::{Part, line};
 
 /// The flag of a slot stands on the line before its body.
@@ -52,11 +53,11 @@ pub(crate) fn ask(part: &Part) -> Outcome<Sample> {
     let slots = Slots::map()?;
     let (there, back) = (slots.flag(0)?, slots.flag(1)?);
     let (out, inward) = bodies(&slots, part.body_bytes)?;
-    let mut body = vec![7; part.body_bytes];
+    let mut body = vec![0; part.body_bytes];
     let mut next = 0;
     let sample = round_trips(part.extent, &part.watched, || {
         next += 1;
-        out.write_slice(&body, 0)?;
+        out.write_slice(&[7; QUESTION_BYTES], 0)?;
         there.store(next, Ordering::Release);
         wait(back, next - 1)?;
         inward.read_slice(&mut body, 0)?;
@@ -70,14 +71,14 @@ pub(crate) fn answer(part: &Part) -> Outcome {
     let slots = Slots::map()?;
     let (there, back) = (slots.flag(0)?, slots.flag(1)?);
     let (inward, out) = bodies(&slots, part.body_bytes)?;
-    let mut body = vec![0; part.body_bytes];
+    let (mut question, body) = ([0; QUESTION_BYTES], vec![7; part.body_bytes]);
     let mut seen = 0;
     loop {
         seen = wait(there, seen)?;
         if seen == OVER {
             return Ok(());
         }
-        inward.read_slice(&mut body, 0)?;
+        inward.read_slice(&mut question, 0)?;
         out.write_slice(&body, 0)?;
         back.store(seen, Ordering::Release);
     }
@@ -85,9 +86,10 @@ pub(crate) fn answer(part: &Part) -> Outcome {
 
 type Body<'a> = vm_memory::VolatileSlice<'a>;
 
+/// Those of the question and of the answer.
 fn bodies(slots: &Slots, bytes: usize) -> Outcome<(Body<'_>, Body<'_>)> {
     Ok((
-        slots.0.get_slice(BODY_AT, bytes)?,
+        slots.0.get_slice(BODY_AT, QUESTION_BYTES)?,
         slots.0.get_slice(SLOT_BYTES + BODY_AT, bytes)?,
     ))
 }

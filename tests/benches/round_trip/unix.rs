@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
 use crate::measure::{Sample, round_trips, windowed};
+use crate::plan::QUESTION_BYTES;
 use crate::role::{Part, Shape, line};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ pub(crate) enum Manner {
     Sleeps,
     /// Reads again and again until there is something.
     Spins,
-    /// Sleeps in `read`; the asking side writes each message by itself.
+    /// Sleeps in `read`; each message is written by itself.
     OneByOne,
 }
 
@@ -83,9 +84,9 @@ pub(crate) fn ask(part: &Part, manner: Manner) -> Outcome<Sample> {
     let size = part.body_bytes;
     match part.shape {
         Shape::RoundTrip => {
-            let mut body = vec![7; size];
+            let mut body = vec![0; size];
             round_trips(part.extent, &part.watched, || {
-                socket.write(&body)?;
+                socket.write(&[7; QUESTION_BYTES])?;
                 if !socket.read_exact(&mut body)? {
                     return Err("the other process is gone".into());
                 }
@@ -93,17 +94,17 @@ pub(crate) fn ask(part: &Part, manner: Manner) -> Outcome<Sample> {
             })
         }
         Shape::Window(window) => {
-            let out = vec![7; window * size];
+            let out = vec![7; window * QUESTION_BYTES];
             let mut back = vec![0; window * size];
             // Bytes of a message that has come in part.
             let mut rest = 0;
             windowed(part.extent, &part.watched, window, |count| {
                 if manner == Manner::OneByOne {
-                    for body in out.chunks(size).take(count) {
+                    for body in out.chunks(QUESTION_BYTES).take(count) {
                         socket.write(body)?;
                     }
                 } else {
-                    socket.write(&out[..count * size])?;
+                    socket.write(&out[..count * QUESTION_BYTES])?;
                 }
                 while rest < size {
                     match socket.read(&mut back)? {
@@ -121,19 +122,32 @@ pub(crate) fn ask(part: &Part, manner: Manner) -> Outcome<Sample> {
 
 pub(crate) fn answer(part: &Part, manner: Manner) -> Outcome {
     let mut socket = Socket::open(manner)?;
+    let size = part.body_bytes;
     match part.shape {
         Shape::RoundTrip => {
-            let mut body = vec![0; part.body_bytes];
-            while socket.read_exact(&mut body)? {
+            let (mut question, body) = ([0; QUESTION_BYTES], vec![7; size]);
+            while socket.read_exact(&mut question)? {
                 socket.write(&body)?;
             }
         }
         Shape::Window(window) => {
-            let mut bytes = vec![0; window * part.body_bytes];
+            let mut questions = vec![0; window * QUESTION_BYTES];
+            let bodies = vec![7; window * size];
+            // Bytes of a question that has come in part.
+            let mut rest = 0;
             loop {
-                match socket.read(&mut bytes)? {
+                match socket.read(&mut questions[rest..])? {
                     0 => break,
-                    count => socket.write(&bytes[..count])?,
+                    bytes => rest += bytes,
+                }
+                let count = rest / QUESTION_BYTES;
+                rest %= QUESTION_BYTES;
+                if manner == Manner::OneByOne {
+                    for body in bodies.chunks(size).take(count) {
+                        socket.write(body)?;
+                    }
+                } else {
+                    socket.write(&bodies[..count * size])?;
                 }
             }
         }
