@@ -5,8 +5,8 @@
 //! clients and services both import, and it is written once, with [`contract!`].
 //!
 //! What both sides must agree on travels when a channel opens and never again: the client sends
-//! its [`TypeTable`], the service answers by [`negotiate`], and from then on a message says its
-//! type by an index. A type that differs in a single field has another [`fingerprint`], and the
+//! its [`TypeTable`], the service answers by [`negotiate()`], and from then on a message says its
+//! type by an index. A type that differs in a single field has another [`fingerprint()`], and the
 //! open fails with an error that names it.
 //!
 //! Who has no Rust types (the command line, a monitor) asks the service for its

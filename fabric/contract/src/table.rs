@@ -69,7 +69,7 @@ impl TypeEntry {
 ///
 /// The client's table rules a channel: its positions are the [`TypeIndex`] of every message on it,
 /// in both directions. The service translates them with the [`crate::TypeMap`] that
-/// [`crate::negotiate`] gave it.
+/// [`crate::negotiate()`] gave it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize, Deserialize, Schema)]
 pub struct TypeTable {
     /// Which contract this is a table of.

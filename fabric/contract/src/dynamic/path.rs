@@ -12,7 +12,7 @@ use super::{MAX_VALUE_DEPTH, MAX_VALUES};
 /// JSON, bytes and schema do not fit together.
 ///
 /// `path` is the way from the top, as in `value.items[3].key`; it is empty at the top itself.
-/// `expected` is the shape that belongs there, as [`super::shape`] prints it.
+/// `expected` is the shape that belongs there, as [`super::shape()`] prints it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum ShapeError {
     /// An object has a field that the type does not have.
