@@ -3,7 +3,7 @@
 //! and none of the latter pretends to be new.
 
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kv_messages::{Count, Kv, Put};
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const TEST_SERVICE: &str = env!("CARGO_BIN_EXE_weft-test-service");
 
 /// How many channels a client of these tests has: more than a gateway is given at a time.
-const CHANNELS: usize = 40;
+const CHANNELS: usize = 100;
 
 fn attach(cluster: &Cluster, node: &str) -> Domain {
     let socket = cluster.node(node).data.join("weft.sock");
@@ -70,6 +70,25 @@ fn gateway_process(cluster: &Cluster, node: &str) -> Option<u32> {
         })
 }
 
+/// What a node says when its gateway listens, and when a service has come to it.
+const LISTENS: &str = "the gateway listens on";
+const ARRIVED: &str = "service kv has moved here from";
+
+/// How often a node has said something since it was started.
+fn told(cluster: &Cluster, node: &str, what: &str) -> usize {
+    let log = std::fs::read_to_string(cluster.path().join(format!("{node}.log")));
+    log.expect("a log").matches(what).count()
+}
+
+/// Waits without sleeping: what follows is to happen within a millisecond.
+fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        std::thread::yield_now();
+    }
+}
+
 fn send_signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     kill_process(pid.expect("a pid"), signal).expect("signal");
@@ -112,15 +131,25 @@ fn a_gateway_that_dies_while_it_takes_over_costs_no_channel() {
     cluster.run_kv("n1");
     let mut channels = open_many(&attach(&cluster, "n2"));
     write_on_all(&mut channels, "before");
-    // Each successor gets a little further than the one before.
-    for moment_ms in [0, 20, 40, 60, 80, 100, 130] {
-        let gateway = eventually("a gateway", PATIENCE, || {
-            gateway_process(&cluster, "n2").ok_or_else(|| "none".to_owned())
+    // Each successor gets a little further with the channels than the one before. The last but one
+    // dies before it listens.
+    for moment_ms in [0, 1, 2, 4, 8, 16] {
+        let seen = told(&cluster, "n2", LISTENS);
+        kill(gateway_process(&cluster, "n2").expect("a gateway"));
+        soon("the next gateway listens", || {
+            told(&cluster, "n2", LISTENS) > seen
         });
         std::thread::sleep(Duration::from_millis(moment_ms));
-        kill(gateway);
-        wait_until_gone(gateway, PATIENCE);
     }
+    let gateway = gateway_process(&cluster, "n2").expect("a gateway");
+    kill(gateway);
+    wait_until_gone(gateway, PATIENCE);
+    soon("the next gateway is there", || {
+        gateway_process(&cluster, "n2").is_some_and(|next| {
+            kill(next);
+            true
+        })
+    });
     write_on_all(&mut channels, "after");
     assert_eq!(count(&mut channels[0]), 2 * CHANNELS as u64);
     drop(channels);
@@ -133,13 +162,16 @@ fn a_gateway_that_dies_while_clients_follow_a_move_costs_no_channel() {
     cluster.run_kv("n1");
     let mut channels = open_many(&attach(&cluster, "n1"));
     write_on_all(&mut channels, "before");
-    let moments_ms = [30, 50, 70, 90, 110];
+    // After the target serves, which is when the source is about to point its clients there.
+    let moments_ms = [0, 1, 2, 3, 5, 8];
     for (round, moment_ms) in moments_ms.into_iter().enumerate() {
         let gateway = gateway_process(&cluster, "n1").expect("a gateway");
+        let seen = told(&cluster, "n2", ARRIVED);
         let moving = cluster.start_weft("n1", &["migrate", "kv", "--to", "n2"]);
+        soon("kv is on n2", || told(&cluster, "n2", ARRIVED) > seen);
         std::thread::sleep(Duration::from_millis(moment_ms));
         kill(gateway);
-        // It may have come too early for the move to begin; then nothing has changed.
+        // The move is done, whatever became of who has asked for it.
         let _ = moving.finish(PATIENCE);
         write_on_all(&mut channels, &format!("round {round}"));
         eventually("kv is on n1 again", PATIENCE, || {

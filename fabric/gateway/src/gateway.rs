@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -57,6 +58,9 @@ pub(crate) struct Shared {
     pub(crate) window: Window,
     pub(crate) detached_for: Duration,
     pub(crate) endpoint: Endpoint,
+    /// Numbers the openings of all outbound channels: one that is dropped here and carried again has
+    /// to go on counting where the far side remembers it.
+    pub(crate) openings: AtomicU64,
     peers: Peers,
     /// Of this process.
     pub(crate) incarnation: u64,
@@ -146,6 +150,7 @@ pub async fn run(
         window,
         detached_for: config.detached_for,
         endpoint,
+        openings: AtomicU64::new(0),
         peers,
         incarnation: incarnation(),
         handshakes: Semaphore::new(MAX_HANDSHAKES),

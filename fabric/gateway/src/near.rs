@@ -4,7 +4,7 @@
 //! connection or a move, for as long as the client wants it. The client's ring and ours stay as
 //! they are through all of that.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,6 @@ pub(crate) struct Near {
     pub(crate) channel: Arc<Channel>,
     holder: ServiceName,
     table: Vec<u8>,
-    attempts: AtomicU64,
     /// Whether the far side has carried it before, for us or for a gateway before us.
     resumed: AtomicBool,
     /// Where the answer to the last `Open` goes.
@@ -171,7 +170,6 @@ fn create(
         channel: Channel::new(parts, &shared.watcher)?,
         holder: request.holder,
         table,
-        attempts: AtomicU64::new(0),
         resumed: AtomicBool::new(resumed),
         answer: Mutex::default(),
         carrier: Mutex::default(),
@@ -282,7 +280,7 @@ async fn open_at(
         .home
         .prove(channel.id, &channel.target, exporter)
         .await?;
-    let attempt = near.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+    let attempt = shared.openings.fetch_add(1, Ordering::Relaxed) + 1;
     let attachment = Attachment {
         link: link.id,
         attempt,

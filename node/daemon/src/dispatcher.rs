@@ -340,6 +340,16 @@ impl Node {
     /// Has the gateway carry a channel, new or resumed.
     pub(crate) async fn carry_as(&self, carry: Carry, half: OwnedFd) -> Result<NewServer, Refusal> {
         let gateway = self.gateway_line().await?;
+        self.carry_by(&gateway, carry, half).await
+    }
+
+    /// Has this very gateway carry a channel.
+    pub(crate) async fn carry_by(
+        &self,
+        gateway: &Line,
+        carry: Carry,
+        half: OwnedFd,
+    ) -> Result<NewServer, Refusal> {
         let (near, far) = side_pair()?;
         let (_, mut descriptors) = gateway
             .ask::<Gateway, _>(&carry, &[half, near], CARRY_TIMEOUT)

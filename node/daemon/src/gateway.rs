@@ -588,29 +588,29 @@ impl Node {
     ///
     /// Ends when it carries them all, or when it is no more: what is left then is its successor's.
     pub(crate) async fn carry_all(self: Rc<Self>) {
-        let Some(gateway) = self.present_gateway() else {
+        let Some(gateway) = self.gateway.borrow().clone() else {
             return;
         };
         let waiting = || {
             self.channels.select(|channel| {
-                channel.server_is_gateway() && channel.upkeep.carrier.get() != Some(gateway)
+                channel.server_is_gateway() && channel.upkeep.carrier.get() != Some(gateway.id)
             })
         };
         loop {
             stream::iter(waiting())
                 .for_each_concurrent(CARRIED_AT_ONCE, |channel| {
-                    let node = Rc::clone(&self);
-                    async move { node.carry_or_close(&channel, gateway).await }
+                    let (node, gateway) = (Rc::clone(&self), Rc::clone(&gateway));
+                    async move { node.carry_or_close(&channel, &gateway).await }
                 })
                 .await;
-            if self.present_gateway() != Some(gateway) || waiting().is_empty() {
+            if self.present_gateway() != Some(gateway.id) || waiting().is_empty() {
                 return;
             }
             sleep(CARRY_AGAIN_DELAY).await;
         }
     }
 
-    async fn carry_or_close(&self, channel: &Channel, gateway: DomainId) {
+    async fn carry_or_close(&self, channel: &Channel, gateway: &Domain) {
         let Err(refusal) = self.carry_on(channel, gateway).await else {
             return;
         };
@@ -628,7 +628,7 @@ impl Node {
 
     /// Has a gateway carry a channel whose server's end is the gateway's by our record, and gives its
     /// client the gateway as its peer.
-    async fn carry_on(&self, channel: &Channel, gateway: DomainId) -> Result<(), Refusal> {
+    async fn carry_on(&self, channel: &Channel, gateway: &Domain) -> Result<(), Refusal> {
         let _turn = channel.upkeep.turn.lock().await;
         let (node, epoch) = (channel.node.borrow().clone(), channel.epoch.get());
         let still_wanted = || {
@@ -636,7 +636,7 @@ impl Node {
                 && channel.epoch.get() == epoch
                 && self.channels.holds(channel)
         };
-        if !still_wanted() || channel.upkeep.carrier.get() == Some(gateway) {
+        if !still_wanted() || channel.upkeep.carrier.get() == Some(gateway.id) {
             return Ok(());
         }
         let carry = Carry {
@@ -648,12 +648,15 @@ impl Node {
             table: channel.table.clone(),
             resume: Some(channel.carry_resume()?),
         };
-        let mut carried = self.carry_as(carry.clone(), channel.client_half()?).await;
+        let line = &gateway.dispatcher;
+        let mut carried = self
+            .carry_by(line, carry.clone(), channel.client_half()?)
+            .await;
         if matches!(&carried, Err(refusal) if refusal.code == RefusalCode::AlreadyThere) {
             // It was asked before, and its answer came too late to be heard: its half is lost, and
             // the client has never seen it.
             self.drop_carried(channel.id, None).await;
-            carried = self.carry_as(carry, channel.client_half()?).await;
+            carried = self.carry_by(line, carry, channel.client_half()?).await;
         }
         let NewServer { party, half, side } = carried?;
         if !still_wanted() {
@@ -661,7 +664,7 @@ impl Node {
             self.drop_carried(channel.id, None).await;
             return Ok(());
         }
-        channel.upkeep.carrier.set(Some(gateway));
+        channel.upkeep.carrier.set(Some(gateway.id));
         self.replace_server(channel, party, half, side, node, epoch)
             .await
     }

@@ -98,7 +98,7 @@ pub enum Control {
 pub struct Open {
     /// The channel.
     pub channel: ChannelId,
-    /// Counts the openings of this channel by this gateway; larger than any before on this
+    /// Numbers the openings by this gateway; larger than any before of this channel on this
     /// connection.
     pub attempt: u64,
     /// The service that is asked for.
