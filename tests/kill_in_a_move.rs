@@ -205,3 +205,38 @@ fn the_source_may_die_at_any_moment_of_a_move() {
         cluster.shut_down();
     }
 }
+
+/// The moment that is hardest to hit by time: the directory names the target, which has the state and
+/// has not begun to serve.
+#[test]
+fn a_target_that_dies_between_commit_and_activation_is_sent_the_state_again() {
+    let mut cluster = Cluster::start(3);
+    cluster.run_kv(SOURCE);
+    let before = fill(&mut open_kv(&cluster, "n1"), 1);
+    // A directory where the target's record of activations would be written keeps it from serving.
+    let in_the_way = cluster.node(TARGET).data.join("moves.new");
+    std::fs::create_dir(&in_the_way).expect("a directory");
+    let mut kernel = open_kernel(&cluster, SOURCE);
+    let ticket = order_move(&mut kernel);
+    eventually("the commit is made", PATIENCE, || {
+        match cluster.owner("n1", "kv") {
+            Some((node, 2)) if node == TARGET => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    cluster.kill_daemon(TARGET);
+    std::fs::remove_dir(&in_the_way).expect("remove");
+    cluster.restart(TARGET);
+
+    let report = kernel
+        .wait(ticket, PATIENCE / 3)
+        .expect("the move ends")
+        .report;
+    assert_eq!(report.to.as_str(), TARGET);
+    assert_eq!(filled(&mut open_kv(&cluster, "n1")), before);
+    assert_eq!(
+        cluster.instances("kv"),
+        [(TARGET.to_owned(), "active".to_owned())]
+    );
+    cluster.shut_down();
+}

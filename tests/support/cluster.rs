@@ -540,6 +540,12 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The nodes' side of the story goes with the directory, so it is told now.
+            for node in &self.nodes {
+                eprintln!("the end of the log of {}:\n{}", node.name, node.log());
+            }
+        }
         for process in self
             .nodes
             .iter_mut()
