@@ -95,6 +95,8 @@ pub struct MoveReady {
 pub struct MoveActivate {
     /// The move.
     pub id: MoveId,
+    /// What moves.
+    pub service: ServiceName,
     /// The epoch of the target.
     pub epoch: Epoch,
 }

@@ -296,11 +296,23 @@ impl Node {
             // This daemon was started anew since: what it has written down counts.
             let activations: Activations =
                 durable::load(&self.activations_file())?.unwrap_or_default();
-            let happened = activations.moves.contains(&activate.id);
-            return Ok(if happened {
-                MoveActivated::Serving
-            } else {
+            if activations.moves.contains(&activate.id) {
+                return Ok(MoveActivated::Serving);
+            }
+            // It may have begun another life of the service since: then the old state is worth nothing.
+            let lookup = Command::Lookup {
+                service: activate.service.clone(),
+            };
+            let current = self.directory.apply(lookup).await?.ok();
+            let ours = current
+                .as_ref()
+                .is_some_and(|entry| self.is_own(&entry.node) && entry.epoch == activate.epoch);
+            return Ok(if ours {
                 MoveActivated::Never
+            } else {
+                MoveActivated::Superseded {
+                    owner: current.map(owner),
+                }
             });
         };
         incoming.input(TargetInput::ActivateAsked);

@@ -478,6 +478,7 @@ impl OutgoingMove {
             &target,
             &MoveActivate {
                 id: self.id,
+                service: self.service.name.clone(),
                 epoch: self.epoch.next(),
             },
         )
