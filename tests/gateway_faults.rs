@@ -2,7 +2,10 @@
 //! and a daemon that forgets the channels of other nodes' clients. No channel is lost by the former,
 //! and none of the latter pretends to be new.
 
+use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use kv_messages::{Count, Kv, Put};
@@ -230,5 +233,74 @@ fn a_daemon_that_comes_back_without_a_channel_leaves_its_requests_unknown() {
         Ok(())
     });
     drop((used, fresh, domain));
+    cluster.shut_down();
+}
+
+/// Where the process of the next test finds its node.
+const SOCKET: &str = "WEFT_TEST_SOCKET";
+
+/// Not a test: the client of the next one, which has to be a process of its own. Calls once, and again
+/// for a line on its standard input.
+#[test]
+#[ignore = "started by another test"]
+fn client_in_a_process_of_its_own() {
+    let socket = std::env::var_os(SOCKET).expect("started by another test");
+    let domain = Domain::attach(Path::new(&socket), "operator".parse().expect("a name"));
+    let slow = "slow".parse().expect("a name");
+    let mut endpoint = domain.expect("attach").open::<Slow>(&slow).expect("open");
+    for _ in 0..2 {
+        let answer = endpoint.call(&Work { milliseconds: 0 }, PATIENCE);
+        println!("handled: {}", answer.expect("an answer").handled);
+        std::io::stdin()
+            .read_line(&mut String::new())
+            .expect("a line");
+    }
+}
+
+#[test]
+fn a_client_that_is_stopped_while_its_service_moves_delays_nobody_and_keeps_its_channel() {
+    let options = ClusterOptions::new(2).grant("operator", "slow", "test.slow");
+    let cluster = Cluster::with(&options);
+    let run = ["run", "slow", "--binary", TEST_SERVICE, "--", "slow"];
+    let _ = cluster.weft("n1", &run).expect_done();
+    let mut client = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "client_in_a_process_of_its_own"])
+        .args(["--ignored", "--nocapture"])
+        .env(SOCKET, cluster.node("n1").data.join("weft.sock"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the client");
+    let mut said = BufReader::new(client.stdout.take().expect("stdout")).lines();
+    let mut handled = || {
+        said.by_ref()
+            .map(|line| line.expect("a line"))
+            .find_map(|line| Some(line.split_once("handled: ")?.1.parse::<u64>()))
+            .expect("it has an answer")
+            .expect("a number")
+    };
+    assert_eq!(handled(), 1);
+    send_signal(client.id(), Signal::STOP);
+    let slow = "slow".parse().expect("a name");
+    let mut other = attach(&cluster, "n1").open::<Slow>(&slow).expect("open");
+    let began = Instant::now();
+    let _ = cluster
+        .weft("n1", &["migrate", "slow", "--to", "n2"])
+        .expect_done();
+    let answer = other.call(&Work { milliseconds: 0 }, PATIENCE);
+    assert_eq!(answer.expect("an answer").handled, 2);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "it waited: {took:?}");
+    // Longer than a node waits for an answer of any process.
+    std::thread::sleep(Duration::from_secs(6).saturating_sub(took));
+    send_signal(client.id(), Signal::CONT);
+    // It hears first whatever its node has told it meanwhile.
+    std::thread::sleep(Duration::from_millis(300));
+    let mut commands = client.stdin.take().expect("stdin");
+    commands.write_all(b"go\n").expect("write");
+    assert_eq!(handled(), 3);
+    drop(commands);
+    assert!(client.wait().expect("wait").success());
+    drop(other);
     cluster.shut_down();
 }
