@@ -210,7 +210,6 @@ fn the_source_may_die_at_any_moment_of_a_move() {
 /// The moment that is hardest to hit by time: the directory names the target, which has the state and
 /// has not begun to serve.
 #[test]
-#[ignore = "a target that comes back registers anew at once, without the state that its source still holds"]
 fn a_target_that_dies_between_commit_and_activation_is_sent_the_state_again() {
     let mut cluster = Cluster::start(3);
     cluster.run_kv(SOURCE);

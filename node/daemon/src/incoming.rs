@@ -12,11 +12,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until, timeout};
 use weft_node_control::{
     AttachClient, Caller, ChannelState, DetachClient, Digest, Domain as DomainContract,
-    LoadChannels, LoadState, MoveActivate, MoveActivated, MoveAsk, MoveChannels, MoveChunk,
-    MoveFinal, MovePrepare, MoveStanding, NodeControl, ServiceState,
+    LoadChannels, LoadState, MoveActivate, MoveActivated, MoveChannels, MoveChunk, MoveFinal,
+    MovePrepare, MoveStanding, ServiceState,
 };
 use weft_protocol::moving::{
-    Command, DirectoryError, MoveTarget, StateDigest, TargetAction, TargetInput, TargetState,
+    Command, DirectoryError, MoveFailure, MoveTarget, StateDigest, Step, TargetAction, TargetInput,
+    TargetState,
 };
 use weft_types::{ChannelId, DomainId, MoveId, NodeName, Refusal, RefusalCode};
 
@@ -24,6 +25,7 @@ use crate::channels::{ATTACH_TIMEOUT, Channel, Party};
 use crate::directory::owner;
 use crate::durable;
 use crate::node::Node;
+use crate::recover::Sealed;
 use crate::supervisor::{Launched, Service, begin};
 
 /// How long a source's question may wait for the machine's word. The source asks again.
@@ -160,10 +162,11 @@ impl Node {
             ));
         }
         drop(kept);
-        // One that has failed here is of a former life: the directory names another owner.
+        // One that has failed here is of a former life: the directory names another owner. One whose
+        // state is awaited gets it now, or has been overtaken by this move.
         if let Some(there) = self
             .service(&prepare.service)
-            .filter(|there| there.state.get() != ServiceState::Failed)
+            .filter(|there| there.state.get() != ServiceState::Failed && !there.awaited.get())
         {
             let what = if there.state.get() == ServiceState::Incoming {
                 "arrives on"
@@ -280,7 +283,7 @@ impl Node {
         }
         let state = incoming.ask(self, &Digest {}).await?;
         let digest = digest_of(&state.digest, &incoming.channels.borrow())?;
-        incoming.service.sealed.set(true);
+        *incoming.service.sealed.borrow_mut() = Some(Sealed::of(&incoming.prepare));
         self.remember_services();
         incoming.input(TargetInput::StateStored { digest });
         incoming.wait(|waiting| &mut waiting.stored).await
@@ -294,9 +297,7 @@ impl Node {
     ) -> Result<MoveActivated, Refusal> {
         let Ok(incoming) = self.incoming_move(activate.id, from) else {
             // This daemon was started anew since: what it has written down counts.
-            let activations: Activations =
-                durable::load(&self.activations_file())?.unwrap_or_default();
-            if activations.moves.contains(&activate.id) {
+            if self.has_activated(activate.id)? {
                 return Ok(MoveActivated::Serving);
             }
             // It may have begun another life of the service since: then the old state is worth nothing.
@@ -351,6 +352,12 @@ impl Node {
 
     fn activations_file(&self) -> std::path::PathBuf {
         self.config.data.join("moves.json")
+    }
+
+    /// Whether a move was activated here, in this life of the daemon or a former one.
+    pub(crate) fn has_activated(&self, id: MoveId) -> Result<bool, Refusal> {
+        let activations: Activations = durable::load(&self.activations_file())?.unwrap_or_default();
+        Ok(activations.moves.contains(&id))
     }
 
     fn record_activation(&self, id: MoveId) -> Result<(), Refusal> {
@@ -425,26 +432,6 @@ impl IncomingMove {
         Ok(node
             .domain_line(instance)?
             .ask::<DomainContract, M>(message, &[], ATTACH_TIMEOUT)
-            .await?
-            .0)
-    }
-
-    async fn ask_source(&self, node: &Rc<Node>) -> Result<MoveStanding, Refusal> {
-        let MovePrepare {
-            id,
-            service,
-            epoch,
-            from,
-            ..
-        } = &self.prepare;
-        let ask = MoveAsk {
-            id: *id,
-            service: service.clone(),
-            epoch: *epoch,
-        };
-        let source = node.kernel(from).await?;
-        Ok(source
-            .ask::<NodeControl, _>(&ask, &[], WORD_TIMEOUT)
             .await?
             .0)
     }
@@ -649,7 +636,7 @@ impl IncomingMove {
         if let Some(launched) = launched {
             node.stop_instance(&launched.instance).await;
         }
-        self.service.sealed.set(false);
+        *self.service.sealed.borrow_mut() = None;
         let mut services = node.services.borrow_mut();
         if services
             .get(&self.prepare.service)
@@ -731,7 +718,10 @@ async fn act(incoming: &Rc<IncomingMove>, node: &Rc<Node>, action: TargetAction)
         TargetAction::AskSource => {
             let (incoming, node) = (Rc::clone(incoming), Rc::clone(node));
             tokio::task::spawn_local(async move {
-                match incoming.ask_source(&node).await {
+                match node
+                    .ask_source(&incoming.prepare.service, &Sealed::of(&incoming.prepare))
+                    .await
+                {
                     Ok(MoveStanding::GoesOn) => incoming.input(TargetInput::SourceHeard),
                     Ok(MoveStanding::Abandoned) => incoming.input(TargetInput::Abandoned),
                     Ok(MoveStanding::Unknown) | Err(_) => {}
@@ -778,12 +768,27 @@ async fn act(incoming: &Rc<IncomingMove>, node: &Rc<Node>, action: TargetAction)
                     incoming.prepare.service, incoming.prepare.from
                 ));
                 incoming.tell_all(&Refusal::new(RefusalCode::Closed, failure.to_string()));
+                if incoming.may_be_committed(&failure) {
+                    node.await_state(&incoming.prepare);
+                }
             }
         }
     }
 }
 
 impl IncomingMove {
+    /// Whether the directory may name this node for a move that has failed here: then this node is
+    /// the one that has to see to the service, should its source die as well.
+    fn may_be_committed(&self, failure: &MoveFailure) -> bool {
+        match failure {
+            MoveFailure::Cancelled | MoveFailure::Superseded { .. } => false,
+            MoveFailure::ServiceDied {
+                step: Step::Commit | Step::Activate,
+            } => true,
+            _ => self.prepare.again,
+        }
+    }
+
     fn tell_activation(&self, word: MoveActivated) {
         Self::tell(&mut self.waiting.borrow_mut().activated, &Ok(word));
     }

@@ -7,6 +7,7 @@
 //! | `security`, `memory`, `dispatcher` | serve those three channels |
 //! | `channels` | who holds each end of each channel, and how an end is replaced |
 //! | `supervisor` | starts processes, and starts them again |
+//! | `recover` | takes up what a former life of the daemon has left |
 //! | `gateway` | the node's side of its gateway |
 //! | `kernel`, `control` | messages to and from other daemons |
 //! | `directory` | who owns which service: held here, or asked for |
@@ -33,6 +34,7 @@ mod memory;
 mod node;
 mod outgoing;
 mod readiness;
+mod recover;
 mod run;
 mod security;
 mod supervisor;

@@ -14,7 +14,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, RwLock, oneshot};
@@ -27,12 +26,12 @@ use weft_node_control::{
     Program, ServiceState, Shutdown, SwapPeer,
 };
 use weft_protocol::moving::{Command as DirectoryCommand, DirectoryError};
-use weft_types::{ChannelId, DomainId, Epoch, Fault, MoveId, Refusal, RefusalCode, ServiceName};
+use weft_types::{ChannelId, DomainId, Epoch, MoveId, Refusal, RefusalCode, ServiceName};
 
 use crate::channels::{ATTACH_TIMEOUT, Channel, Party, side_pair};
 use crate::domains::{Domain, Expected, attach};
-use crate::durable;
 use crate::node::Node;
+use crate::recover::Sealed;
 
 /// How long a process may take to attach and register.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -70,8 +69,10 @@ pub(crate) struct Service {
     pub(crate) died: Notify,
     /// The move under way of which this node is the source.
     pub(crate) moving: Cell<Option<MoveId>>,
-    /// Whether it came here with a move, whole: it may be ours at any moment.
-    pub(crate) sealed: Cell<bool>,
+    /// The move with which it came here, whole: it may be ours at any moment.
+    pub(crate) sealed: RefCell<Option<Sealed>>,
+    /// Whether the state that came with `sealed` is lost here, and its source may send it again.
+    pub(crate) awaited: Cell<bool>,
     /// Whether the directory has named this node as its owner.
     pub(crate) owned: Cell<bool>,
     /// Whether the clients of a service that has just come are still being connected.
@@ -109,7 +110,8 @@ impl Service {
             running: RefCell::default(),
             died: Notify::new(),
             moving: Cell::new(None),
-            sealed: Cell::new(false),
+            sealed: RefCell::default(),
+            awaited: Cell::new(false),
             owned: Cell::new(false),
             arriving: Cell::new(false),
             crashes: RefCell::default(),
@@ -752,82 +754,6 @@ impl Node {
     pub(crate) fn take_instance(&self, service: &Service) -> Option<Instance> {
         service.running.borrow_mut().take()
     }
-
-    /// Writes down which services this node runs, to start them again after a restart.
-    pub(crate) fn remember_services(&self) {
-        let remembered = Remembered {
-            services: self
-                .services
-                .borrow()
-                .values()
-                // Whatever its state just now. Also what a move has sealed here: if the commit falls
-                // and both sides die, this node is the one that has to start the service again.
-                .filter(|service| service.owned.get() || service.sealed.get())
-                .map(|service| (service.name.clone(), service.program.clone()))
-                .collect(),
-        };
-        if let Err(refusal) = durable::store(&self.config.services_file(), &remembered) {
-            self.log.warn(format!(
-                "a restart of this node will not start its services: {refusal}"
-            ));
-        }
-    }
-
-    /// Starts the services that ran when this node went down, unless they live elsewhere now.
-    pub(crate) async fn start_remembered(self: &Rc<Self>) {
-        let remembered: Remembered = match durable::load(&self.config.services_file()) {
-            Ok(Some(remembered)) => remembered,
-            Ok(None) => return,
-            Err(refusal) => {
-                return self
-                    .log
-                    .warn(format!("services are not started again: {refusal}"));
-            }
-        };
-        // All are known before the first is started: the list is written anew with each.
-        let mut services = Vec::new();
-        for (name, program) in remembered.services {
-            let service = Rc::new(Service::new(
-                name.clone(),
-                program,
-                ServiceState::Starting,
-                Epoch::NONE,
-            ));
-            service.owned.set(true);
-            self.services.borrow_mut().insert(name, Rc::clone(&service));
-            services.push(service);
-        }
-        for service in services {
-            while let Err(refusal) = self.start_again(&service).await {
-                if refusal.code.fault() != Fault::Reach || self.stopping.get() {
-                    self.log.warn(format!(
-                        "service {} is not started again: {refusal}",
-                        service.name
-                    ));
-                    self.services.borrow_mut().remove(&service.name);
-                    break;
-                }
-                *service.detail.borrow_mut() = refusal.text;
-                sleep(Duration::from_millis(500)).await;
-            }
-        }
-    }
-
-    async fn start_again(self: &Rc<Self>, service: &Rc<Service>) -> Result<(), Refusal> {
-        let lookup = DirectoryCommand::Lookup {
-            service: service.name.clone(),
-        };
-        let entry = self.directory.apply(lookup).await?.map_err(Refusal::from)?;
-        if entry.node != *self.name() {
-            return Err(Refusal::new(
-                RefusalCode::AlreadyThere,
-                format!("it lives on {} now", entry.node),
-            ));
-        }
-        self.start_registered(service, Some(entry.epoch))
-            .await
-            .map(|_| ())
-    }
 }
 
 /// Takes the first steps of `work` now, and the rest beside whatever follows.
@@ -836,12 +762,6 @@ pub(crate) fn begin(work: impl Future<Output = ()> + 'static) {
     if work.as_mut().now_or_never().is_none() {
         tokio::task::spawn_local(work);
     }
-}
-
-/// What `services.json` holds.
-#[derive(Default, Serialize, Deserialize)]
-struct Remembered {
-    services: BTreeMap<ServiceName, Program>,
 }
 
 /// A child process, with the last lines that it wrote.
