@@ -4,6 +4,7 @@
 //! of its clients, not the death of its own process.
 
 mod store;
+mod sum;
 
 use kv_messages::{
     Count, CountReply, Delete, DeleteReply, Digest, DigestReply, Entry, Get, GetReply, KeyEntry,
