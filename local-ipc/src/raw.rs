@@ -19,18 +19,19 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, Read32, Read64, compiler_fence
 struct Mapping(MmapRaw);
 
 impl Mapping {
-    /// The address of `len` bytes at `offset`, a multiple of `align`.
+    /// The address of `len` bytes at `offset`, a multiple of `align` (a power of two).
     ///
     /// # Panics
     ///
     /// If they do not lie in the mapping. Offsets come from our own layout, or from a peer *after*
     /// a check, so this is our own bug.
+    #[inline]
     fn at(&self, offset: usize, len: usize, align: usize) -> *mut u8 {
         let inside = offset
             .checked_add(len)
             .is_some_and(|end| end <= self.0.len());
         assert!(
-            inside && offset.is_multiple_of(align),
+            inside && offset & (align - 1) == 0,
             "offset {offset} + {len} outside a region of {} bytes",
             self.0.len()
         );

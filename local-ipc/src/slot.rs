@@ -79,9 +79,8 @@ pub(crate) fn look(
     if word == sequence + 1 {
         return Ok(SlotState::Filled);
     }
-    let older = word <= sequence
-        && word > first
-        && (sequence + 1 - word).is_multiple_of(u64::from(geometry.slots));
+    let lap = u64::from(geometry.slots) - 1;
+    let older = word <= sequence && word > first && (sequence + 1 - word) & lap == 0;
     if word == 0 || older {
         return Ok(SlotState::Empty);
     }
