@@ -99,6 +99,9 @@ pub struct MigrateArgs {
 
 /// `weft kernel`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Examples:\n  weft kernel ping n3 --data n1\n  weft kernel inventory n2 --data n1"
+)]
 pub struct KernelArgs {
     /// Which message.
     #[command(subcommand)]

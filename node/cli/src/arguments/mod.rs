@@ -29,6 +29,15 @@ use crate::error::{CliError, EXIT_CODES};
 /// The name of a node's socket in its data directory.
 pub const SOCKET_NAME: &str = "weft.sock";
 
+/// What a newcomer types first: the whole at once, then by hand.
+const EXAMPLES: &str = "\
+Examples:
+  weft demo
+  weft ca init --dir ca --cluster shop && weft ca node n1 --dir ca --out n1
+  weft node --data n1 --listen 127.0.0.1:7001
+  weft run kv --data n1
+  weft call kv Put '{\"key\": \"tea\", \"value\": \"green\"}' --data n1";
+
 /// Everything that can be typed after `weft`.
 #[derive(Debug, Parser)]
 #[command(
@@ -38,7 +47,7 @@ pub const SOCKET_NAME: &str = "weft.sock";
     long_about = "Weft runs a cluster of nodes, carries typed messages between services (through shared memory \
                   on one machine, over QUIC between machines), and moves a service to another node while its \
                   clients go on sending. Start with `weft demo`: it runs a whole cluster here and shows all three.",
-    after_help = EXIT_CODES,
+    after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"),
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -200,6 +209,24 @@ mod tests {
         Cli::try_parse_from(std::iter::once("weft").chain(words.iter().copied()))
     }
 
+    /// What stands between two quotes is one word; there is no more to these lines.
+    fn check_examples(examples: &str) {
+        for command in examples.lines().skip(1).flat_map(|line| line.split("&&")) {
+            let words: Vec<&str> = command
+                .split('\'')
+                .enumerate()
+                .flat_map(|(part, text)| match part % 2 {
+                    0 => text.split_whitespace().collect(),
+                    _ => vec![text],
+                })
+                .collect();
+            assert_eq!(words[0], "weft", "{command}");
+            if let Err(error) = parse(&words[1..]) {
+                panic!("{command}: {error}");
+            }
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
@@ -214,17 +241,14 @@ mod tests {
                 }
                 let name = sub.get_name();
                 assert!(sub.get_about().is_some(), "{name} says nothing");
-                assert!(sub.get_about().is_some(), "{name} says nothing");
-                if sub.has_subcommands() {
-                    check(sub);
-                } else {
-                    let after = sub.get_after_help().map(ToString::to_string);
-                    let example = after.unwrap_or_default();
-                    assert!(example.contains("weft "), "{name} has no example");
-                }
+                let after = sub.get_after_help().map(ToString::to_string);
+                let example = after.unwrap_or_default();
+                assert!(example.contains("weft "), "{name} has no example");
+                check(sub);
             }
         }
         check(&Cli::command());
+        check_examples(EXAMPLES);
     }
 
     #[test]

@@ -82,6 +82,9 @@ pub struct ServiceArgs {
 
 /// `weft ca`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Examples:\n  weft ca init --dir ca --cluster shop\n  weft ca node n1 --dir ca --out n1"
+)]
 pub struct CaArgs {
     /// Which of the CA's commands.
     #[command(subcommand)]
