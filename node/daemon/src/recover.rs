@@ -195,21 +195,27 @@ impl Node {
                     RefusalCode::Busy,
                     "waits for the node that it comes from to send its state again",
                 ),
-                Ok(Verdict::Leave(why)) => Refusal::new(RefusalCode::AlreadyThere, why),
+                Ok(Verdict::Leave(why)) => {
+                    self.leave(service, &why);
+                    // For good, so that the next life need not ask again.
+                    return self.remember_services();
+                }
                 Err(refusal) => refusal,
             };
             if refusal.code.fault() != Fault::Reach {
-                self.log.warn(format!(
-                    "service {} is not started again: {refusal}",
-                    service.name
-                ));
-                self.services.borrow_mut().remove(&service.name);
-                self.remember_services();
-                return;
+                return self.leave(service, &refusal);
             }
             *service.detail.borrow_mut() = refusal.text;
             sleep(ASK_EVERY).await;
         }
+    }
+
+    fn leave(&self, service: &Service, why: &dyn std::fmt::Display) {
+        self.log.warn(format!(
+            "service {} is not started again: {why}",
+            service.name
+        ));
+        self.services.borrow_mut().remove(&service.name);
     }
 
     /// What the directory says of a service, and where it leaves that open, its source.
@@ -320,6 +326,29 @@ mod tests {
 
     fn judged(entry: &Entry, activated: bool, patient: bool) -> Verdict {
         judge(&node("n3"), entry, Some(&sealed()), activated, patient)
+    }
+
+    #[test]
+    fn what_was_remembered_comes_back_also_as_an_older_node_wrote_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("services.json");
+        let name = ServiceName::new("kv").unwrap();
+        let sealed = Sealed {
+            id: MoveId::new(u128::MAX),
+            ..sealed()
+        };
+        let remembered = Remembered {
+            services: BTreeMap::from([(name.clone(), Program::Builtin("kv".into()))]),
+            sealed: BTreeMap::from([(name.clone(), sealed.clone())]),
+        };
+        durable::store(&path, &remembered).unwrap();
+        let back: Remembered = durable::load(&path).unwrap().unwrap();
+        assert_eq!(back.sealed[&name], sealed);
+
+        let older = r#"{"services": {"kv": {"Builtin": "kv"}}}"#;
+        std::fs::write(&path, older).unwrap();
+        let back: Remembered = durable::load(&path).unwrap().unwrap();
+        assert!(back.services.contains_key(&name) && back.sealed.is_empty());
     }
 
     #[test]
