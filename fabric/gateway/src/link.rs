@@ -203,12 +203,13 @@ impl Link {
     }
 
     pub(crate) fn channels(&self) -> u32 {
+        // ORDER(count): Relaxed; a number to show, nothing else hangs on it.
         self.channels.load(Ordering::Relaxed)
     }
 
     /// Counts one more channel on this connection, up to the bound.
     pub(crate) fn admit_channel(self: &Arc<Self>) -> Result<ChannelSlot, Refusal> {
-        // Relaxed: a count, nothing else hangs on it.
+        // ORDER(count): Relaxed; the bound is kept by the one read-modify-write.
         self.channels
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |channels| {
                 (channels < MAX_CHANNELS_PER_PEER).then_some(channels + 1)
@@ -232,6 +233,7 @@ pub(crate) struct ChannelSlot(Arc<Link>);
 
 impl Drop for ChannelSlot {
     fn drop(&mut self) {
+        // ORDER(count): Relaxed; as in `Link::admit_channel`.
         self.0.channels.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -241,6 +243,7 @@ const CONTROL_PRIORITY: i32 = 10;
 
 fn next_link() -> u64 {
     static LINKS: AtomicU64 = AtomicU64::new(1);
+    // ORDER(links): Relaxed; only that no two get the same number matters.
     LINKS.fetch_add(1, Ordering::Relaxed)
 }
 

@@ -280,6 +280,7 @@ async fn open_at(
         .home
         .prove(channel.id, &channel.target, exporter)
         .await?;
+    // ORDER(openings): Relaxed; only that each opening gets a later number matters.
     let attempt = shared.openings.fetch_add(1, Ordering::Relaxed) + 1;
     let attachment = Attachment {
         link: link.id,
@@ -304,6 +305,7 @@ async fn open_at(
             signature: presented.signature.into(),
         },
         resume,
+        // ORDER(resumed): Relaxed; the answer to the opening before, which stores it, has been taken.
         resumed: near.resumed.load(Ordering::Relaxed),
     }));
     let lost = |why: &str| NotOpened::Lost(unreachable_node(node, why));

@@ -106,7 +106,7 @@ fn wait_for_start() -> Result<Arc<AtomicBool>, CliError> {
         .spawn(move || {
             let mut rest = Vec::new();
             let _ = std::io::stdin().lock().take(1 << 16).read_to_end(&mut rest);
-            // Relaxed: the flag guards no other data.
+            // ORDER(stop): Relaxed; the flag guards no other data, here and where it is read.
             flag.store(true, Ordering::Relaxed);
         })
         .map_err(|error| CliError::internal("thread", error))?;
@@ -147,6 +147,7 @@ impl Client {
         let began = Instant::now();
         let mut reported = began;
         loop {
+            // ORDER(stop): Relaxed; as where it is stored.
             let stopped = stop.load(Ordering::Relaxed);
             while !stopped && self.in_flight.len() < self.window && self.due(began).is_zero() {
                 self.send_next();

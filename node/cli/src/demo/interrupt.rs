@@ -33,7 +33,7 @@ impl Interrupt {
 
     /// An error once somebody wants the demo to end.
     pub(crate) fn check(&self) -> Result<(), CliError> {
-        // Relaxed: the flag guards no other data, and a look that comes late is made again.
+        // ORDER(asked): Relaxed; the flag guards no other data, and a look that comes late is made again.
         if self.asked.load(Ordering::Relaxed) {
             Err(CliError::Interrupted)
         } else {

@@ -45,7 +45,7 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Relaxed: the flag guards no other data.
+        // ORDER(stop): Relaxed; the flag guards no other data, here and where it is read.
         self.stop.store(true, Ordering::Relaxed);
     }
 }
@@ -165,6 +165,7 @@ pub(crate) fn start_pings(
 /// Sleeps in short naps; false if told to stop meanwhile.
 fn sleep_until(deadline: Instant, stop: &AtomicBool) -> bool {
     loop {
+        // ORDER(stop): Relaxed; as where it is stored.
         if stop.load(Ordering::Relaxed) {
             return false;
         }
