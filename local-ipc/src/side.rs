@@ -160,12 +160,16 @@ impl SideSocket {
         let mut bytes = vec![0; MAX_SIDE_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut reset = false;
         let received = loop {
             let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
             let into = &mut [IoSliceMut::new(&mut bytes)];
             match rustix::net::recvmsg(&self.0, into, &mut control, flags) {
                 Ok(received) => break received,
                 Err(Errno::INTR) => {}
+                // Said once, of a peer that was closed with packets of ours unread, and before what
+                // it has sent itself is given out (unix(7) calls it a connection reset).
+                Err(Errno::CONNRESET) if !reset => reset = true,
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }

@@ -30,6 +30,21 @@ fn bytes_and_descriptors_arrive_together_and_close_on_exec() {
 }
 
 #[test]
+fn what_a_peer_sent_is_there_though_it_died_with_something_unread() {
+    let (a, b) = SideSocket::pair().unwrap();
+    let (_, writer) = pipe().unwrap();
+    b.send(b"never read", &[]).unwrap();
+    a.send(b"first", &[writer.as_fd()]).unwrap();
+    a.send(b"second", &[]).unwrap();
+    // The kernel tells a reset before it gives out what is in the queue.
+    drop(a);
+    let (bytes, fds) = b.try_receive().unwrap().unwrap();
+    assert_eq!((bytes.as_slice(), fds.len()), (&b"first"[..], 1));
+    assert_eq!(b.try_receive().unwrap().unwrap().0, b"second");
+    assert!(matches!(b.try_receive(), Err(SideError::HungUp)));
+}
+
+#[test]
 fn packets_keep_their_borders_and_their_bounds() {
     let (a, b) = SideSocket::pair().unwrap();
     for len in [1, 5, MAX_SIDE_BYTES] {

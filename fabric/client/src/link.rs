@@ -335,10 +335,14 @@ impl Link {
                     .map(|(_, _, descriptors)| descriptors)
                     .unwrap_or_default());
             }
-            let packet = self
-                .side
-                .try_receive()
-                .map_err(|error| system("side socket", error))?;
+            let packet = self.side.try_receive().map_err(|error| match error {
+                // Its death is no fault of ours: who asked may ask its successor.
+                SideError::HungUp => Error::new(
+                    RefusalCode::Closed,
+                    "the other side died before it had handed over its descriptors",
+                ),
+                error => system("side socket", error),
+            })?;
             let Some((bytes, descriptors)) = packet else {
                 return Err(Error::new(
                     RefusalCode::PeerFault,
