@@ -64,7 +64,8 @@ impl FileDirectory {
         let mut next = self.state.borrow().clone();
         let decision = next.apply(command);
         if next != *self.state.borrow() {
-            // What was not written down was not decided.
+            // What was not written down was not decided. If that is not known, nobody is told that it
+            // was, and the same command, which comes again, is decided and written again.
             durable::store(&self.path, &next)?;
             *self.state.borrow_mut() = next;
         }

@@ -24,35 +24,57 @@ pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Refusa
         .map_err(|error| storage(path, &error))
 }
 
-/// Stores `value` at `path`. After a success it is on the disk; after a failure what was there
-/// before still is.
+/// Stores `value` at `path`. After a success it is on the disk.
 ///
 /// # Errors
 ///
-/// `Storage`, with the path and what the system said (a full disk, most likely).
+/// `Storage`, with the path and what the system said (a full disk, most likely): what was there
+/// before still is, for certain. `OutcomeUnknown` if the new file is in place and the system could
+/// not say that it stays there: after a crash either may be found. Store again.
 pub(crate) fn store<T: Serialize>(path: &Path, value: &T) -> Result<(), Refusal> {
-    let text = serde_json::to_vec_pretty(value).map_err(|error| storage(path, &error))?;
-    write(path, &text).map_err(|error| storage(path, &error))
+    store_by(path, value, File::sync_all)
 }
 
-fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+/// [`store`], with the last step given: making the rename durable.
+fn store_by<T: Serialize>(
+    path: &Path,
+    value: &T,
+    settle: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), Refusal> {
+    let text = serde_json::to_vec_pretty(value).map_err(|error| storage(path, &error))?;
+    let directory = replace(path, &text).map_err(|error| storage(path, &error))?;
+    settle(&directory).map_err(|error| {
+        Refusal::new(
+            RefusalCode::OutcomeUnknown,
+            format!(
+                "{}: written, but whether it stays is not known: {error}",
+                path.display()
+            ),
+        )
+    })
+}
+
+/// Puts a file with this text in the place of `path`. Gives the directory that holds it, which was
+/// opened before: once the file is in place, nothing here can fail any more.
+fn replace(path: &Path, text: &[u8]) -> io::Result<File> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let directory = File::open(parent)?;
     let beside = path.with_extension("new");
     let written = (|| {
         let mut file = File::create(&beside)?;
         file.write_all(text)?;
-        file.sync_all()
+        file.sync_all()?;
+        fs::rename(&beside, path)
     })();
     if let Err(error) = written {
         // A half-written file would only take up the room that is lacking.
         let _ = fs::remove_file(&beside);
         return Err(error);
     }
-    fs::rename(&beside, path)?;
-    // The rename itself is durable once the directory is.
-    if let Some(directory) = path.parent() {
-        File::open(directory)?.sync_all()?;
-    }
-    Ok(())
+    Ok(directory)
 }
 
 fn storage(path: &Path, error: &dyn std::fmt::Display) -> Refusal {
@@ -62,6 +84,29 @@ fn storage(path: &Path, error: &dyn std::fmt::Display) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A source that hears `Storage` of a commit thaws, so it must not be said of one that a
+    /// restarted directory would find.
+    #[test]
+    fn a_failure_behind_the_rename_does_not_say_that_nothing_has_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("thing.json");
+        store(&path, &1).unwrap();
+        let fails = |_: &File| Err(io::Error::other("the disk is gone"));
+        let refusal = store_by(&path, &2, fails).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::OutcomeUnknown);
+        assert_eq!(load::<u32>(&path).unwrap(), Some(2));
+    }
+
+    #[test]
+    fn a_failure_before_the_rename_leaves_what_was_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("thing.json");
+        store(&path, &1).unwrap();
+        fs::create_dir(path.with_extension("new")).unwrap();
+        assert_eq!(store(&path, &2).unwrap_err().code, RefusalCode::Storage);
+        assert_eq!(load::<u32>(&path).unwrap(), Some(1));
+    }
 
     #[test]
     fn what_was_stored_comes_back_and_replaces_what_was_there() {
