@@ -539,6 +539,82 @@ fn a_program_that_is_missing_or_ends_at_once_is_refused_with_its_last_words() {
 }
 
 #[test]
+fn a_stopped_service_is_gone_everywhere_and_can_be_run_again() {
+    let cluster = cluster_with_data(2);
+    let _ = cluster.weft("n2", &["stop", "kv"]).expect_done();
+    assert_eq!(cluster.owner("n2", "kv"), None);
+    assert!(cluster.instances("kv").is_empty());
+    let _ = cluster
+        .weft("n2", &["stop", "kv"])
+        .expect_error(REFUSED, "unknown_service");
+    let _ = cluster.weft("n2", &["run", "kv"]).expect_done();
+    assert_eq!(cluster.owner("n1", "kv"), Some(("n2".to_owned(), 2)));
+    cluster.shut_down();
+}
+
+#[test]
+fn a_service_that_is_being_started_is_not_stopped_under_the_hands_of_its_node() {
+    let cluster = cluster_with_data(1);
+    // It never registers, so its start takes until the node gives up.
+    let starting = [
+        "run",
+        "slow",
+        "--binary",
+        "/bin/sleep",
+        "--timeout",
+        "30s",
+        "--",
+        "60",
+    ];
+    let run = cluster.start_weft("n1", &starting);
+    eventually("it is being started", PATIENCE, || {
+        let found = cluster.instances("slow");
+        let there = found == [("n1".to_owned(), "starting".to_owned())];
+        there.then_some(()).ok_or(format!("{found:?}"))
+    });
+    let text = cluster
+        .weft("n1", &["kernel", "stop", "n1", "slow"])
+        .expect_error(UNREACHABLE, "busy");
+    assert_says(&text, &["slow", "started", "weft ps"]);
+    drop(run);
+    eventually("the start is given up", PATIENCE, || {
+        let found = cluster.instances("slow");
+        found.is_empty().then_some(()).ok_or(format!("{found:?}"))
+    });
+    assert_eq!(cluster.owner("n1", "slow"), None);
+    assert_nothing_lost(&cluster);
+    cluster.shut_down();
+}
+
+#[test]
+fn a_service_whose_program_is_gone_when_its_node_comes_back_is_shown_and_not_forgotten() {
+    let mut cluster = Cluster::start(1);
+    let program = cluster.path().join("program");
+    std::fs::copy(TEST_SERVICE, &program).expect("copy");
+    let program = program.to_str().expect("a path").to_owned();
+    let run = ["run", "kv", "--binary", &program, "--", "old-kv"];
+    let _ = cluster.weft("n1", &run).expect_done();
+    // Another one, whose start has the list of services written anew.
+    let _ = cluster
+        .weft("n1", &["run", "other", "--program", "kv"])
+        .expect_done();
+    std::fs::remove_file(&program).expect("remove");
+    for _ in 0..2 {
+        cluster.kill_daemon("n1");
+        cluster.restart("n1");
+        eventually("both are settled", PATIENCE, || {
+            let found = (cluster.instances("kv"), cluster.instances("other"));
+            let at_n1 = |state: &str| [("n1".to_owned(), state.to_owned())];
+            let settled = found.0 == at_n1("failed") && found.1 == at_n1("active");
+            settled.then_some(()).ok_or(format!("{found:?}"))
+        });
+    }
+    std::fs::copy(TEST_SERVICE, &program).expect("copy");
+    let _ = cluster.weft("n1", &run).expect_done();
+    cluster.shut_down();
+}
+
+#[test]
 fn a_service_with_an_older_contract_is_refused_with_the_type_and_both_fingerprints() {
     let cluster = Cluster::with(&ClusterOptions::new(2));
     let run = ["run", "kv", "--binary", TEST_SERVICE, "--", "old-kv"];

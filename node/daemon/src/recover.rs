@@ -172,20 +172,25 @@ impl Node {
 
     /// Settles what becomes of a service of a former life.
     async fn take_up(self: &Rc<Self>, service: &Rc<Service>) {
-        let patient_until = Instant::now() + Limits::default().silence;
+        let mut patient_until = Instant::now() + Limits::default().silence;
         // A registration may be on its way, so no older life may be activated here any more.
         let mut registering = false;
         loop {
             let patient = !registering && Instant::now() < patient_until;
             let verdict = self.verdict(service, patient).await;
+            if let Ok((_, true)) = verdict {
+                // A sign of the source: it is not silent, however long it takes.
+                patient_until = Instant::now() + Limits::default().silence;
+            }
             if self.stopping.get() || !self.is_known(service) {
                 return;
             }
-            let refusal = match verdict {
+            let refusal = match verdict.map(|(verdict, _)| verdict) {
                 Ok(Verdict::Begin(epoch)) => {
                     registering = true;
                     service.awaited.set(false);
                     service.state.set(ServiceState::Starting);
+                    service.epoch.set(epoch);
                     match self.start_registered(service, Some(epoch)).await {
                         Ok(_) => return *service.sealed.borrow_mut() = None,
                         Err(refusal) => refusal,
@@ -196,40 +201,46 @@ impl Node {
                     "waits for the node that it comes from to send its state again",
                 ),
                 Ok(Verdict::Leave(why)) => {
-                    self.leave(service, &why);
+                    self.log.note(format!(
+                        "service {} is not started again: {why}",
+                        service.name
+                    ));
+                    self.services.borrow_mut().remove(&service.name);
                     // For good, so that the next life need not ask again.
                     return self.remember_services();
                 }
                 Err(refusal) => refusal,
             };
+            if !self.is_known(service) {
+                return;
+            }
             if refusal.code.fault() != Fault::Reach {
-                return self.leave(service, &refusal);
+                // It stays known, in `weft ps` and for the next life: the directory names us.
+                self.log.warn(format!(
+                    "service {} is not started again: {refusal}",
+                    service.name
+                ));
+                service.awaited.set(false);
+                return service.fail(refusal.text);
             }
             *service.detail.borrow_mut() = refusal.text;
             sleep(ASK_EVERY).await;
         }
     }
 
-    fn leave(&self, service: &Service, why: &dyn std::fmt::Display) {
-        self.log.warn(format!(
-            "service {} is not started again: {why}",
-            service.name
-        ));
-        self.services.borrow_mut().remove(&service.name);
-    }
-
-    /// What the directory says of a service, and where it leaves that open, its source.
+    /// What the directory says of a service, and where it leaves that open, its source. Also whether
+    /// the source has said that the move goes on.
     async fn verdict(
         self: &Rc<Self>,
         service: &Service,
         patient: bool,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<(Verdict, bool), Refusal> {
         let lookup = Command::Lookup {
             service: service.name.clone(),
         };
         let entry = match self.directory.apply(lookup).await? {
             Err(DirectoryError::Unknown { .. }) => {
-                return Ok(Verdict::Leave("it was stopped".into()));
+                return Ok((Verdict::Leave("it was stopped".into()), false));
             }
             decision => decision.map_err(Refusal::from)?,
         };
@@ -240,16 +251,18 @@ impl Node {
         };
         let verdict = judge(self.name(), &entry, sealed.as_ref(), activated, patient);
         let (Verdict::Wait, Some(sealed)) = (&verdict, &sealed) else {
-            return Ok(verdict);
+            return Ok((verdict, false));
         };
         let ours = self.is_own(&entry.node);
         Ok(match self.ask_source(&service.name, sealed).await {
+            Ok(MoveStanding::GoesOn) => (verdict, true),
             // It holds nothing of the move any more, and the directory names us: nobody else will.
-            Ok(MoveStanding::Unknown) if ours => Verdict::Begin(entry.epoch),
+            Ok(MoveStanding::Unknown) if ours => (Verdict::Begin(entry.epoch), false),
             Ok(MoveStanding::Abandoned) if !ours => {
-                Verdict::Leave(format!("its move from {} was called off", sealed.from))
+                let why = format!("its move from {} was called off", sealed.from);
+                (Verdict::Leave(why), false)
             }
-            _ => verdict,
+            _ => (verdict, false),
         })
     }
 
@@ -285,7 +298,8 @@ fn judge(
 ) -> Verdict {
     if entry.node == *here {
         // By a registration, or by a move that was activated: what it knew died with us.
-        let never_served = entry.by.is_some() && !activated;
+        // (Of moves long ago the record of activations says nothing, but nor are they sealed here.)
+        let never_served = sealed.is_some() && entry.by.is_some() && !activated;
         return if never_served && patient {
             Verdict::Wait
         } else {
@@ -373,6 +387,13 @@ mod tests {
         for other in [entry("n2", 2, None), entry("n1", 2, Some(8))] {
             assert!(matches!(judged(&other, false, true), Verdict::Leave(_)));
         }
+    }
+
+    #[test]
+    fn a_service_of_our_own_waits_for_nobody() {
+        // It came with a move so long ago that no record of the activation is left.
+        let verdict = judge(&node("n3"), &entry("n3", 2, Some(7)), None, false, true);
+        assert_eq!(verdict, Verdict::Begin(Epoch::new(2)));
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub(crate) struct Service {
     pub(crate) moving: Cell<Option<MoveId>>,
     /// The move with which it came here, whole: it may be ours at any moment.
     pub(crate) sealed: RefCell<Option<Sealed>>,
+    /// Whether it is being launched and registered: a stop would not see what comes of it.
+    registering: Cell<bool>,
     /// Whether the state that came with `sealed` is lost here, and its source may send it again.
     pub(crate) awaited: Cell<bool>,
     /// Whether the directory has named this node as its owner.
@@ -111,6 +113,7 @@ impl Service {
             died: Notify::new(),
             moving: Cell::new(None),
             sealed: RefCell::default(),
+            registering: Cell::new(false),
             awaited: Cell::new(false),
             owned: Cell::new(false),
             arriving: Cell::new(false),
@@ -587,7 +590,12 @@ impl Node {
             .borrow_mut()
             .insert(name.clone(), Rc::clone(&service));
         match self
-            .start_registered(&service, before.map(|before| before.epoch.get()))
+            .start_registered(
+                &service,
+                before
+                    .map(|before| before.epoch.get())
+                    .filter(|epoch| *epoch != Epoch::NONE),
+            )
             .await
         {
             Ok(started) => Ok(started),
@@ -601,6 +609,17 @@ impl Node {
     /// Launches, registers with the directory, and only then activates: the order that keeps a
     /// service from running twice.
     pub(crate) async fn start_registered(
+        self: &Rc<Self>,
+        service: &Rc<Service>,
+        after: Option<Epoch>,
+    ) -> Result<(u32, Epoch), Refusal> {
+        service.registering.set(true);
+        let started = self.launch_and_register(service, after).await;
+        service.registering.set(false);
+        started
+    }
+
+    async fn launch_and_register(
         self: &Rc<Self>,
         service: &Rc<Service>,
         after: Option<Epoch>,
@@ -676,6 +695,12 @@ impl Node {
                 format!("{name} is being moved; stop it afterwards"),
             ));
         }
+        if service.registering.get() {
+            return Err(Refusal::new(
+                RefusalCode::Busy,
+                format!("{name} is being started; stop it when `weft ps` shows it active"),
+            ));
+        }
         let before = service.state.replace(ServiceState::Stopping);
         let _gate = service.gate.write().await;
         let remove = DirectoryCommand::Remove {
@@ -683,7 +708,20 @@ impl Node {
             node: self.name().clone(),
             epoch: service.epoch.get(),
         };
-        if let Err(refusal) = self.directory.apply(remove).await {
+        let removed = match self.directory.apply(remove).await {
+            // Ours in another epoch: what is stopped here would not be what the directory names.
+            Ok(Err(error))
+                if error
+                    .current()
+                    .is_some_and(|owner| self.is_own(&owner.node)) =>
+            {
+                Err(error.into())
+            }
+            // Elsewhere, or nowhere: nothing is left to remove but what runs here.
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = removed {
             if service.instance().is_some() {
                 service.state.set(before);
             } else {
