@@ -14,7 +14,7 @@ use weft_types::{Fault, Refusal, RefusalCode};
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  `weft demo` only: a message was lost, repeated or reordered, or the data changed
+  1  `weft demo` only: a message was lost, repeated, reordered or not acknowledged, or the data changed
   2  usage: the command line or the JSON does not fit
   3  refused: no such service, node or message, no grant, already there
   4  unreachable: no node, no answer in time, busy, or the outcome is not known

@@ -116,7 +116,7 @@ pub enum Command {
     /// into the service `kv`, starts clients on all nodes that put numbered messages and read them
     /// back, moves the service from node to node under that load while the nodes' daemons ping each
     /// other, and reports what became of every message. Needs no set-up and leaves nothing behind.
-    /// The exit status is 1 if any message was lost, repeated or reordered.
+    /// The exit status is 1 if any message was lost, repeated, reordered or not acknowledged.
     Demo(DemoArgs),
     /// Run a node of a cluster until it is told to stop
     ///

@@ -314,7 +314,10 @@ impl Report {
     pub(crate) fn broken_promises(&self) -> Vec<String> {
         let mut broken = Vec::new();
         let corrupted: u64 = self.clients.iter().map(|client| client.corrupted).sum();
+        // Also if the message is in kv: who sent it was not told.
+        let unanswered = self.sent.saturating_sub(self.acknowledged);
         for (count, what) in [
+            (unanswered, "not acknowledged"),
             (self.lost, "lost"),
             (self.duplicated, "duplicated"),
             (self.reordered, "reordered"),
@@ -462,6 +465,13 @@ pub(crate) mod tests {
             report.broken_promises(),
             ["1 lost", "1 duplicated", "4 reordered"]
         );
+    }
+
+    #[test]
+    fn an_answer_that_never_came_breaks_a_promise_though_its_message_is_there() {
+        let mut recording = recording();
+        recording.clients[0].acknowledged -= 1;
+        assert_eq!(recording.report().broken_promises(), ["1 not acknowledged"]);
     }
 
     #[test]
