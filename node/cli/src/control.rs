@@ -3,11 +3,13 @@
 //! All of them are one or two messages of the contract `node.control`; how an answer looks is in
 //! `show`.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use weft_node_control::{
-    Directory, DirectoryEntry, Inventory, Log, Migrate, Ping, PingPeer, Program, Start, Stop,
+    Directory, DirectoryEntry, Inventory, Log, LogRecord, Migrate, Ping, PingPeer, Program, Start,
+    Stop,
 };
 use weft_types::{NodeName, RefusalCode, ServiceName};
 
@@ -87,14 +89,9 @@ pub(crate) fn kernel_command(command: &KernelCommand, global: &Global) -> Result
             ))
         }
         KernelCommand::Log { node, after, limit } => {
-            let log = Log {
-                after: *after,
-                limit: *limit,
-            };
-            Ok(show::log(
-                node,
-                &connection.kernel(node)?.ask(&log)?.records,
-            ))
+            let mut kernel = connection.kernel(node)?;
+            let records = read_log(*after, *limit, |log| Ok(kernel.ask(&log)?.records))?;
+            Ok(show::log(node, &records))
         }
         KernelCommand::Start {
             node,
@@ -104,6 +101,37 @@ pub(crate) fn kernel_command(command: &KernelCommand, global: &Global) -> Result
         KernelCommand::Stop { node, service } => stop_on(&connection, node, service),
         KernelCommand::Migrate { node, service, to } => {
             migrate_from(&connection, node, service, to)
+        }
+    }
+}
+
+/// The latest records of a log, or those after a number; the oldest first. An answer of the node
+/// holds as many as fit a message, so it is asked until nothing is left to ask for.
+fn read_log(
+    after: Option<u64>,
+    limit: u32,
+    mut ask: impl FnMut(Log) -> Result<Vec<LogRecord>, CliError>,
+) -> Result<Vec<LogRecord>, CliError> {
+    let limit = limit as usize;
+    let mut read: VecDeque<LogRecord> = VecDeque::new();
+    let mut last = after.unwrap_or(0);
+    loop {
+        let lacking = match after {
+            Some(_) => u32::try_from(limit - read.len()).unwrap_or(u32::MAX),
+            None => u32::MAX,
+        };
+        let records = match lacking {
+            0 => Vec::new(),
+            limit => ask(Log { after: last, limit })?,
+        };
+        // Numbers that do not grow would have us ask for ever.
+        match records.last() {
+            Some(record) if record.number > last => last = record.number,
+            _ => return Ok(read.into()),
+        }
+        read.extend(records);
+        if after.is_none() {
+            read.drain(..read.len().saturating_sub(limit));
         }
     }
 }
@@ -312,5 +340,35 @@ mod tests {
         let none = unknown_service(&service, std::iter::empty());
         assert!(none.to_string().contains("weft run kv"), "{none}");
         assert_eq!(none.exit(), crate::Exit::Refused);
+    }
+
+    /// A node that keeps records 11 to 60 and answers with ten at once.
+    fn log_of_fifty(asked: Log) -> Result<Vec<LogRecord>, CliError> {
+        let numbers = (11..=60).filter(|number| *number > asked.after);
+        let at_once = 10.min(asked.limit as usize);
+        Ok(numbers
+            .take(at_once)
+            .map(|number| LogRecord {
+                number,
+                unix_ms: 0,
+                level: "info".into(),
+                text: String::new(),
+            })
+            .collect())
+    }
+
+    #[test]
+    fn a_log_is_read_in_as_many_answers_as_it_takes() {
+        let read = |after, limit| -> Vec<u64> {
+            let records = read_log(after, limit, log_of_fifty).unwrap();
+            records.iter().map(|record| record.number).collect()
+        };
+        let numbers = |from: u64, to: u64| (from..=to).collect::<Vec<_>>();
+        assert_eq!(read(None, 1024), numbers(11, 60));
+        // The latest, unless told behind which to begin.
+        assert_eq!(read(None, 25), numbers(36, 60));
+        assert_eq!(read(Some(0), 25), numbers(11, 35));
+        assert_eq!(read(Some(55), 25), numbers(56, 60));
+        assert!(read(Some(60), 25).is_empty());
     }
 }

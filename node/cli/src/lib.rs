@@ -23,6 +23,7 @@ mod suggest;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -113,7 +114,7 @@ fn answer(roles: &dyn Roles, words: Vec<OsString>) -> Answer {
         .take_while(|word| *word != "--")
         .any(|word| word == "--json");
     let outcome = match Cli::try_parse_from(words) {
-        Ok(cli) => dispatch(roles, cli),
+        Ok(cli) => guarded(|| dispatch(roles, cli)),
         Err(error) if as_json && error.use_stderr() => {
             let text = error.to_string();
             Err(CliError::usage(
@@ -136,6 +137,23 @@ fn answer(roles: &dyn Roles, words: Vec<OsString>) -> Answer {
         stderr,
         exit,
     }
+}
+
+/// A panic is a fault of ours: it has the exit code and, with `--json`, the document of one. The
+/// panic hook has told on standard error where it was.
+fn guarded(work: impl FnOnce() -> Result<Output, CliError>) -> Result<Output, CliError> {
+    // Nothing that it may have left half done is looked at any more.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|thrown| {
+        let said = thrown
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| thrown.downcast_ref::<String>().cloned());
+        let why = said.unwrap_or_else(|| "no reason given".to_owned());
+        Err(CliError::internal(
+            "a fault in Weft itself, please report it",
+            why,
+        ))
+    })
 }
 
 /// Help and version are no errors; everything else that clap does not understand is one of usage.
@@ -253,8 +271,8 @@ mod tests {
         fn ca_node(&self, _: CaNodeArgs) -> Result<Output, CliError> {
             Self::none("ca node")
         }
-        fn grant(&self, _: GrantArgs) -> Result<Output, CliError> {
-            Self::none("grant")
+        fn grant(&self, args: GrantArgs) -> Result<Output, CliError> {
+            panic!("{} is too much", args.holder)
         }
     }
 
@@ -304,6 +322,23 @@ mod tests {
                 "{words:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_panic_has_the_exit_code_and_the_document_of_a_fault_of_ours() {
+        let grant = ["grant", "shop", "kv", "--contract", "kv", "--json"];
+        let answer = weft(&grant);
+        let error = &document(&answer.stdout)["error"];
+        assert_eq!(
+            (&error["code"], answer.exit),
+            (&json!("internal"), Exit::Internal)
+        );
+        assert!(
+            error["text"].to_string().contains("shop is too much"),
+            "{error}"
+        );
+        let answer = weft(&grant[..5]);
+        assert_eq!((answer.stdout.as_str(), answer.exit), ("", Exit::Internal));
     }
 
     #[test]

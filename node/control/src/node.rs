@@ -134,7 +134,7 @@ pub struct Log {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
 pub struct LogReply {
     /// The records in the order of their numbers. Fewer than the limit if more would not fit into a
-    /// message, or if there are no more.
+    /// message, or if there are no more: ask again behind the last one until none comes.
     pub records: Vec<LogRecord>,
 }
 

@@ -167,7 +167,7 @@ pub struct LogRecord {
     pub number: u64,
     /// When, in milliseconds since 1970.
     pub unix_ms: u64,
-    /// `ERROR`, `WARN`, `INFO`, `DEBUG` or `TRACE`.
+    /// `info`, or `warn` for what went wrong.
     pub level: String,
     /// What.
     pub text: String,

@@ -28,9 +28,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a move may take that is passed on to the node of its source.
 const MIGRATE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The most log records in one answer.
-const MAX_RECORDS: usize = 200;
-
 /// Serves one request of `caller`.
 pub(crate) fn serve(
     node: &Rc<Node>,
@@ -106,9 +103,7 @@ async fn answer(node: &Rc<Node>, from: &Caller, message: NodeControlRequest) -> 
         }
         Ask::Migrate(migrate) => reply(&node.migrate_anywhere(from, migrate).await?),
         Ask::Log(log) => {
-            let limit = usize::try_from(log.limit)
-                .unwrap_or(MAX_RECORDS)
-                .min(MAX_RECORDS);
+            let limit = usize::try_from(log.limit).unwrap_or(usize::MAX);
             reply(&LogReply {
                 records: node.log.after(log.after, limit),
             })

@@ -9,6 +9,15 @@ use weft_node_control::LogRecord;
 /// How many records are kept. The oldest go first; each has a number, so that a gap is seen.
 const KEPT: usize = 1024;
 
+/// The longest text of a record, in bytes; what a dying process said last can be longer.
+const MAX_TEXT_BYTES: usize = 4096;
+
+/// The most texts in one answer, in bytes: with what else is in a record they fit one message.
+const MAX_ANSWER_BYTES: usize = 32 * 1024;
+
+/// What a record takes up in an answer beside its text, in bytes, and a little more.
+const RECORD_BYTES: usize = 32;
+
 /// The last things that happened on a node.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
@@ -30,7 +39,11 @@ impl Log {
         self.push("warn", text);
     }
 
-    fn push(&self, level: &str, text: String) {
+    fn push(&self, level: &str, mut text: String) {
+        if text.len() > MAX_TEXT_BYTES {
+            text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES - '…'.len_utf8()));
+            text.push('…');
+        }
         let mut records = self.records.borrow_mut();
         let number = records.back().map_or(1, |last| last.number + 1);
         if records.len() == KEPT {
@@ -49,13 +62,20 @@ impl Log {
         });
     }
 
-    /// The records after number `after`, at most `limit`, the oldest first.
+    /// The records after number `after`, the oldest first: at most `limit`, and no more than fit a
+    /// message. Only if there are none after `after` is the answer empty.
     pub(crate) fn after(&self, after: u64, limit: usize) -> Vec<LogRecord> {
+        let mut room = MAX_ANSWER_BYTES;
         self.records
             .borrow()
             .iter()
             .filter(|record| record.number > after)
             .take(limit)
+            .take_while(|record| {
+                let left = room.checked_sub(RECORD_BYTES + record.text.len());
+                room = left.unwrap_or(0);
+                left.is_some()
+            })
             .cloned()
             .collect()
     }
@@ -63,6 +83,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use weft_node_control::LogReply;
+
     use super::*;
 
     #[test]
@@ -71,9 +93,37 @@ mod tests {
         for at in 0..KEPT + 10 {
             log.note(format!("{at}"));
         }
-        let kept = log.after(0, usize::MAX);
+        let kept = whole(&log);
         assert_eq!(kept.len(), KEPT);
         assert_eq!(kept[0].number, 11);
         assert_eq!(log.after(kept[0].number, 2).len(), 2);
+    }
+
+    #[test]
+    fn an_answer_fits_a_message_and_the_next_goes_on_behind_it() {
+        let log = Log::default();
+        let long = "ä".repeat(MAX_TEXT_BYTES);
+        for _ in 0..30 {
+            log.warn(&long);
+        }
+        let first = log.after(0, 30);
+        assert!((1..30).contains(&first.len()), "{}", first.len());
+        let reply = LogReply { records: first };
+        weft_contract::encode(&reply, &mut Vec::new()).expect("it fits a message");
+        let all = whole(&log);
+        assert_eq!(all.len(), 30);
+        assert!(all.iter().all(|record| record.text.ends_with("ä…")));
+    }
+
+    /// Everything that is kept, asked for until nothing is left.
+    fn whole(log: &Log) -> Vec<LogRecord> {
+        let mut all: Vec<LogRecord> = Vec::new();
+        loop {
+            let next = log.after(all.last().map_or(0, |last| last.number), usize::MAX);
+            if next.is_empty() {
+                return all;
+            }
+            all.extend(next);
+        }
     }
 }

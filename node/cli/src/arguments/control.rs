@@ -144,11 +144,11 @@ pub enum KernelCommand {
     Log {
         /// Which node
         node: NodeName,
-        /// Only lines after this number
-        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-        after: u64,
-        /// How many lines at most
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        /// The lines after this number, instead of the latest
+        #[arg(long, value_name = "NUMBER")]
+        after: Option<u64>,
+        /// How many lines at most; a node keeps the last 1024
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1024))]
         limit: u32,
     },
     /// Start a service on a node
