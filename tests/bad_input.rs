@@ -2,17 +2,22 @@
 //!
 //! "Clear" means here: the exit code of who has to act, the code's name, and in the text what was
 //! wrong, with what would be right where that can be known. "Loses nothing" means that what was there
-//! before is there afterwards, and that the right command then works.
+//! before is there afterwards, and that the right command then works. A second node with the name of
+//! another is a matter of its own: `second_node`.
 
-use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use kv_messages::Kv;
+use kv_messages::{Count, Get, GetReply, Kv};
+use rustix::process::{Pid, Signal, kill_process};
 use weft::{Domain, RefusalCode};
 use weft_authority::{Authority, GrantRequest, Validity, write_grant};
 use weft_capability::Target;
+use weft_contract::{contract, fingerprint};
+use weft_tests::contracts::OldGet;
 use weft_tests::{
     Answer, Cluster, ClusterOptions, eventually, free_udp_ports, issue_node, make_ca, node_command,
     run, weft, weft_binary,
@@ -26,6 +31,16 @@ const USAGE: i32 = 2;
 const REFUSED: i32 = 3;
 const UNREACHABLE: i32 = 4;
 const INTERNAL: i32 = 5;
+
+/// The files that `weft ca node` writes.
+const NODE_FILES: [&str; 6] = [
+    "node.pem",
+    "node.key",
+    "trust-bundle.pem",
+    "node-capability.pem",
+    "instance-ca.pem",
+    "instance-ca.key",
+];
 
 /// How long a node that cannot start may take to say so.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -170,12 +185,12 @@ fn a_port_in_use_is_named_and_the_node_leaves_nothing() {
     let cluster = Cluster::prepare(&ClusterOptions::new(1));
     let port = cluster.nodes()[0].port;
     let taken = std::net::UdpSocket::bind(("127.0.0.1", port)).expect("the port is free");
-    let text = start_that_fails(&mut node_command(&cluster, 0))
-        .error_text()
-        .to_owned();
-    assert_says(&text, &[&port.to_string(), "in use"]);
+    let text = start_that_fails(&mut node_command(&cluster, 0)).expect_error(REFUSED, "rejected");
+    assert_says(&text, &[&port.to_string(), "in use", "choose another port"]);
     assert!(!cluster.nodes()[0].data.join("weft.sock").exists());
     drop(taken);
+    let mut cluster = cluster;
+    cluster.restart("n1");
     cluster.shut_down();
 }
 
@@ -186,53 +201,6 @@ fn a_second_node_on_the_same_data_is_refused_and_the_first_goes_on() {
         start_that_fails(&mut node_command(&cluster, 0)).expect_error(REFUSED, "already_there");
     assert_says(&text, &["n1", "already"]);
     assert_nothing_lost(&cluster);
-    cluster.shut_down();
-}
-
-/// Two machines with the same certificate, as after a careless copy of a data directory.
-#[test]
-fn a_second_node_with_the_same_name_takes_nothing_from_the_first() {
-    let cluster = cluster_with_data(2);
-    issue_node(cluster.path(), "ca", "n1", "copy");
-    let mut twin = Command::new(weft_binary());
-    let port = free_udp_ports(1)[0];
-    let peer = format!("n2=127.0.0.1:{}", cluster.node("n2").port);
-    twin.current_dir(cluster.path())
-        .args(["node", "--data", "copy", "--directory", "n2"])
-        .args(["--listen", &format!("127.0.0.1:{port}"), "--peer", &peer])
-        .args(["--die-with-parent", &std::process::id().to_string()]);
-    let twin = weft_tests::start(&mut twin);
-    let pid = twin.pid();
-    let _ = weft(
-        cluster.path(),
-        &[
-            "grant",
-            "operator",
-            "node/*",
-            "--contract",
-            "node.control",
-            "--ca",
-            "ca",
-            "--to",
-            "copy",
-        ],
-    )
-    .expect_done();
-    // It may run by itself or end; what it must not do is to stand in for the first.
-    for _ in 0..10 {
-        let _ = weft(
-            cluster.path(),
-            &["--data", "copy", "--timeout", "1s", "kernel", "ping", "n2"],
-        );
-        assert_nothing_lost(&cluster);
-        let inventory = cluster.weft("n2", &["ps", "n1"]).expect_done();
-        assert_eq!(
-            inventory["pid"].as_u64(),
-            Some(cluster.node("n1").pid().into())
-        );
-    }
-    weft_tests::kill(pid);
-    let _ = twin.finish(PATIENCE);
     cluster.shut_down();
 }
 
@@ -254,19 +222,23 @@ fn a_name_that_is_not_the_certificates_is_refused() {
 fn a_data_directory_without_certificates_says_how_to_get_them() {
     let cluster = Cluster::prepare(&ClusterOptions::new(1));
     let data = cluster.path().join("n1");
-    for file in ["node.pem", "node.key", "trust-bundle.pem"] {
+    for file in NODE_FILES {
         let path = data.join(file);
         let content = std::fs::read(&path).expect("a file of the node");
+        let told = || {
+            let text =
+                start_that_fails(&mut node_command(&cluster, 0)).expect_error(REFUSED, "untrusted");
+            assert_says(&text, &[file, "weft ca node"]);
+            text
+        };
         std::fs::remove_file(&path).expect("remove");
-        let answer = start_that_fails(&mut node_command(&cluster, 0));
-        assert_ne!(answer.exit(), Some(0));
-        assert_says(answer.error_text(), &[file, "weft ca node"]);
+        assert_says(&told(), &["is missing"]);
         std::fs::write(&path, b"not a certificate").expect("write");
-        let answer = start_that_fails(&mut node_command(&cluster, 0));
-        assert_ne!(answer.exit(), Some(0));
-        assert_says(answer.error_text(), &[file]);
+        assert_says(&told(), &["is broken"]);
         std::fs::write(&path, content).expect("write");
     }
+    let mut cluster = cluster;
+    cluster.restart("n1");
     cluster.shut_down();
 }
 
@@ -445,14 +417,7 @@ fn the_data_directory_of_another_cluster_is_not_taken_over() {
     assert_ne!(answer.exit(), Some(0), "{}", answer.finished.told());
     // Somebody does it by hand.
     issue_node(cluster.path(), "foreign-ca", "n1", "foreign");
-    for file in [
-        "node.pem",
-        "node.key",
-        "trust-bundle.pem",
-        "node-capability.pem",
-        "instance-ca.pem",
-        "instance-ca.key",
-    ] {
+    for file in NODE_FILES {
         std::fs::copy(data.join(file), data.join(format!("{file}.kept"))).expect("keep");
         std::fs::copy(cluster.path().join("foreign").join(file), data.join(file)).expect("copy");
     }
@@ -511,6 +476,48 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_nothing_else() {
     let _ = cluster
         .weft("n1", &["migrate", "kv", "--to", "n2"])
         .expect_done();
+    assert_nothing_lost(&cluster);
+    cluster.shut_down();
+}
+
+#[test]
+fn a_full_disk_for_the_list_of_services_starts_and_takes_none() {
+    let options = ClusterOptions::new(2).grant("operator", "other", "kv");
+    let cluster = Cluster::with(&options);
+    cluster.run_kv("n1");
+    let _ = cluster.put("n1", "kept", "value").expect_done();
+    let before = cluster.owner("n1", "kv");
+    let beside = cluster.node("n2").data.join("services.new");
+    let fill = || symlink("/dev/full", &beside).expect("symlink");
+
+    fill();
+    let run = ["run", "other", "--program", "kv"];
+    let text = cluster.weft("n2", &run).expect_error(INTERNAL, "storage");
+    assert_says(&text, &["services.json", "No space left"]);
+    assert_eq!(cluster.owner("n2", "other"), None);
+    assert!(cluster.instances("other").is_empty());
+
+    // A move to there is refused before the commit; the source goes on.
+    let _ = std::fs::remove_file(&beside);
+    fill();
+    let migrate = ["migrate", "kv", "--to", "n2"];
+    let text = cluster
+        .weft("n1", &migrate)
+        .expect_error(INTERNAL, "storage");
+    assert_says(
+        &text,
+        &["services.json", "No space left", "kv serves on n1"],
+    );
+    assert_eq!(cluster.owner("n1", "kv"), before);
+    assert_eq!(
+        cluster.instances("kv"),
+        [("n1".to_owned(), "active".to_owned())]
+    );
+    assert_nothing_lost(&cluster);
+
+    let _ = std::fs::remove_file(&beside);
+    let _ = cluster.weft("n2", &run).expect_done();
+    let _ = cluster.weft("n1", &migrate).expect_done();
     assert_nothing_lost(&cluster);
     cluster.shut_down();
 }
@@ -614,31 +621,170 @@ fn a_service_whose_program_is_gone_when_its_node_comes_back_is_shown_and_not_for
     cluster.shut_down();
 }
 
+contract! {
+    /// Of the contract `kv` the one message that the older program knows by name, too.
+    pub contract KvGet("kv", 1) as KvGetRequest { Get => GetReply }
+}
+
+/// The types of `kv.Get`, as `kv` and the older program define it.
+fn fingerprints_of_get() -> [String; 2] {
+    [
+        fingerprint::<Get>().to_string(),
+        fingerprint::<OldGet>().to_string(),
+    ]
+}
+
 #[test]
 fn a_service_with_an_older_contract_is_refused_with_the_type_and_both_fingerprints() {
     let cluster = Cluster::with(&ClusterOptions::new(2));
     let run = ["run", "kv", "--binary", TEST_SERVICE, "--", "old-kv"];
     let _ = cluster.weft("n1", &run).expect_done();
+    let [new, old] = fingerprints_of_get();
+    let kv = "kv".parse().expect("a name");
     for node in ["n1", "n2"] {
         let socket = cluster.node(node).data.join("weft.sock");
         let domain = Domain::attach(&socket, "operator".parse().expect("a name")).expect("attach");
-        let error = domain
-            .open::<Kv>(&"kv".parse().expect("a name"))
-            .expect_err("the types differ");
+        // The same name and version, of another shape.
+        let error = domain.open::<KvGet>(&kv).expect_err("the types differ");
         assert_eq!(error.refusal().code, RefusalCode::TypeMismatch, "{error}");
-        assert_says(&error.refusal().text, &["kv."]);
+        assert_says(&error.refusal().text, &["kv.Get", &new, &old]);
+        // Types that the older one does not know at all.
+        let error = domain.open::<Kv>(&kv).expect_err("types are missing");
+        assert_eq!(error.refusal().code, RefusalCode::TypeMismatch, "{error}");
+        assert_says(&error.refusal().text, &["no message kv.Put"]);
     }
     // Who asks for its types first can speak to it all the same.
     let reply = cluster
         .weft("n2", &["call", "kv", "Get", "{\"key\": 7}"])
         .expect_done();
     assert_eq!(reply["reply"]["value"], 7);
-    // And a program that speaks another contract cannot take the service over by a move or restart:
-    // the name is taken while it runs.
-    let taken = cluster
-        .weft("n2", &["run", "kv"])
-        .expect_error(REFUSED, "already_there");
-    assert_says(&taken, &["kv", "n1"]);
+    cluster.shut_down();
+}
+
+/// A program that can be replaced while it runs: a script that becomes another program.
+struct Replaceable(PathBuf);
+
+impl Replaceable {
+    /// The program of `kv`, in the cluster's directory.
+    fn kv(cluster: &Cluster) -> Self {
+        let program = Self(cluster.path().join("program"));
+        program.replace_by(&format!("'{}' service kv", weft_binary().display()));
+        program
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a path")
+    }
+
+    /// From now on whoever starts it gets this command.
+    fn replace_by(&self, command: &str) {
+        let beside = self.0.with_extension("new");
+        std::fs::write(&beside, format!("#!/bin/sh\nexec {command}\n")).expect("write");
+        std::fs::set_permissions(&beside, Permissions::from_mode(0o755)).expect("permissions");
+        std::fs::rename(&beside, &self.0).expect("rename");
+    }
+
+    /// From now on it speaks an older contract.
+    fn make_older(&self) {
+        self.replace_by(&format!("'{TEST_SERVICE}' old-kv"));
+    }
+
+    fn remove(&self) {
+        std::fs::remove_file(&self.0).expect("remove");
+    }
+}
+
+#[test]
+fn a_move_to_a_program_that_is_older_or_missing_leaves_the_service_where_it_is() {
+    let cluster = Cluster::start(2);
+    let program = Replaceable::kv(&cluster);
+    let run = ["run", "kv", "--binary", program.path()];
+    let _ = cluster.weft("n1", &run).expect_done();
+    let _ = cluster.put("n1", "kept", "value").expect_done();
+    let before = cluster.owner("n1", "kv");
+    let migrate = || cluster.weft("n1", &["migrate", "kv", "--to", "n2"]);
+    let unmoved = || {
+        assert_eq!(cluster.owner("n2", "kv"), before);
+        assert_eq!(
+            cluster.instances("kv"),
+            [("n1".to_owned(), "active".to_owned())]
+        );
+        assert_nothing_lost(&cluster);
+    };
+
+    program.make_older();
+    let text = migrate().expect_error(REFUSED, "type_mismatch");
+    assert_says(
+        &text,
+        &[
+            "kv.Put",
+            "program to take over",
+            "update it on n2",
+            "kv serves on n1",
+        ],
+    );
+    unmoved();
+
+    program.remove();
+    let text = migrate().expect_error(REFUSED, "rejected");
+    assert_says(&text, &[program.path(), "No such file", "kv serves on n1"]);
+    unmoved();
+
+    let program = Replaceable::kv(&cluster);
+    let _ = migrate().expect_done();
+    assert_nothing_lost(&cluster);
+    drop(program);
+    cluster.shut_down();
+}
+
+#[test]
+fn a_restart_with_an_older_program_gets_none_of_the_channels() {
+    let cluster = Cluster::start(2);
+    let program = Replaceable::kv(&cluster);
+    let run = ["run", "kv", "--binary", program.path()];
+    let _ = cluster.weft("n1", &run).expect_done();
+    let open = ["n1", "n2"].map(|node| {
+        let socket = cluster.node(node).data.join("weft.sock");
+        let domain = Domain::attach(&socket, "operator".parse().expect("a name")).expect("attach");
+        domain
+            .open::<Kv>(&"kv".parse().expect("a name"))
+            .expect("a channel")
+    });
+
+    program.make_older();
+    weft_tests::kill(cluster.pid_of_service("n1", "kv"));
+    let failed = [("n1".to_owned(), "failed".to_owned())];
+    eventually("the node gives up", PATIENCE, || {
+        let found = cluster.instances("kv");
+        (found == failed).then_some(()).ok_or(format!("{found:?}"))
+    });
+    let inventory = cluster.inventory("n1").to_string();
+    assert_says(
+        &inventory,
+        &["no message kv.Put", "program to take over", "weft run kv"],
+    );
+    for (mut open, node) in open.into_iter().zip(["n1", "n2"]) {
+        let count = Count {
+            prefix: String::new(),
+        };
+        let error = open.call(&count, PATIENCE).expect_err("nobody serves it");
+        assert_eq!(error.refusal().code, RefusalCode::Closed, "{node}: {error}");
+        assert_says(
+            &error.refusal().text,
+            &["kv has failed on n1", "no message kv.Put"],
+        );
+        // Nor does anybody who comes now.
+        let text = cluster
+            .put(node, "kept", "value")
+            .expect_error(UNREACHABLE, "closed");
+        assert_says(&text, &["kv has failed on n1", "weft run kv"]);
+    }
+
+    let program = Replaceable::kv(&cluster);
+    let _ = cluster
+        .weft("n1", &["run", "kv", "--binary", program.path()])
+        .expect_done();
+    let _ = cluster.put("n2", "kept", "value").expect_done();
     cluster.shut_down();
 }
 
@@ -682,31 +828,30 @@ fn a_move_to_a_node_that_is_down_leaves_the_service_where_it_is() {
 #[test]
 fn of_two_moves_at_once_one_happens_and_the_other_is_told() {
     let cluster = cluster_with_data(3);
-    let moves: Vec<_> = ["n2", "n3"]
-        .into_iter()
-        .map(|to| cluster.start_weft("n1", &["migrate", "kv", "--to", to]))
-        .collect();
-    let answers: Vec<Answer> = moves
-        .into_iter()
-        .map(|one| Answer::of(one.finish(Duration::from_secs(60))))
-        .collect();
-    let done = answers
-        .iter()
-        .filter(|answer| answer.exit() == Some(0))
-        .count();
-    // The second may also come when the first is over, and then moves the service on or finds it gone
-    // from where it looked.
-    assert!(done >= 1, "{answers:#?}");
-    for answer in answers.iter().filter(|answer| answer.exit() != Some(0)) {
-        assert!(
-            matches!(answer.error_code(), "busy" | "unknown_service" | "moved"),
-            "{}",
-            answer.finished.told()
-        );
+    // The first hangs at its target, which says nothing until it may go on.
+    let target = Pid::from_raw(cluster.node("n2").pid().try_into().expect("a pid")).expect("a pid");
+    kill_process(target, Signal::STOP).expect("SIGSTOP");
+    let first = cluster.start_weft("n1", &["migrate", "kv", "--to", "n2"]);
+    eventually("the first is under way", PATIENCE, || {
+        let inventory = cluster.inventory("n1").to_string();
+        let under_way = inventory.contains("is being moved to n2");
+        under_way.then_some(()).ok_or(inventory)
+    });
+    for words in [
+        &["migrate", "kv", "--to", "n3"][..],
+        &["kernel", "migrate", "n1", "kv", "--to", "n2"],
+        &["kernel", "stop", "n1", "kv"],
+    ] {
+        let text = cluster.weft("n3", words).expect_error(UNREACHABLE, "busy");
+        assert_says(&text, &["kv is being moved"]);
     }
-    let (owner, epoch) = cluster.owner("n1", "kv").expect("an owner");
-    assert_eq!(epoch, 1 + done as u64);
-    assert_eq!(cluster.instances("kv"), [(owner, "active".to_owned())]);
+    kill_process(target, Signal::CONT).expect("SIGCONT");
+    let _ = Answer::of(first.finish(2 * PATIENCE)).expect_done();
+    assert_eq!(cluster.owner("n1", "kv"), Some(("n2".to_owned(), 2)));
+    assert_eq!(
+        cluster.instances("kv"),
+        [("n2".to_owned(), "active".to_owned())]
+    );
     assert_nothing_lost(&cluster);
     cluster.shut_down();
 }

@@ -31,7 +31,7 @@ pub use contract::{Accepts, Contract, Handler, Serve};
 pub use description::{ContractDescription, MessageDescription, TypeShape};
 pub use fingerprint::{digest_hex, fingerprint};
 pub use message::{DecodeError, EncodeError, Message, decode, encode};
-pub use negotiate::{Mismatch, TypeMap, negotiate};
+pub use negotiate::{Mismatch, TypeMap, check_successor, negotiate};
 pub use schema::{
     MAX_SCHEMA_DEPTH, MAX_SCHEMA_NAME_BYTES, MAX_SCHEMA_NODES, SchemaError, TypeSchema,
 };

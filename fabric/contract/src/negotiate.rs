@@ -1,5 +1,8 @@
 //! Agreement on types when a channel opens.
 
+use std::error::Error;
+use std::fmt;
+
 use weft_types::{ContractName, Refusal, RefusalCode, TypeIndex};
 
 use crate::table::{MAX_TYPES, TypeDescription, TypeTable};
@@ -20,10 +23,9 @@ impl TypeMap {
 }
 
 /// Why two sides cannot talk. Both were built; one of them has to be built anew.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Mismatch {
     /// The client means another contract.
-    #[error("the service speaks contract {ours}, not {theirs}")]
     WrongContract {
         /// The service's contract.
         ours: ContractName,
@@ -31,13 +33,11 @@ pub enum Mismatch {
         theirs: ContractName,
     },
     /// The client's table is longer than any contract.
-    #[error("a table of {count} message types is longer than the limit of {MAX_TYPES}")]
     TooManyTypes {
         /// Its length.
         count: usize,
     },
     /// The service has no message of this name at all.
-    #[error("contract {contract} version {version} of the service has no message {name}")]
     UnknownType {
         /// The contract.
         contract: ContractName,
@@ -47,7 +47,6 @@ pub enum Mismatch {
         name: String,
     },
     /// The service knows the name, but not this version.
-    #[error("message {name}: the service knows version {ours}, the client sends version {theirs}")]
     Version {
         /// The message.
         name: String,
@@ -57,11 +56,6 @@ pub enum Mismatch {
         theirs: u16,
     },
     /// Same name, same version, another shape: one side changed a published type.
-    #[error(
-        "type {name} version {version}: the service's fingerprint is {ours}, the client's {theirs}; \
-         the two were built from different definitions",
-        name = ours.name, version = ours.version, ours = ours.fingerprint, theirs = theirs.fingerprint
-    )]
     Shape {
         /// The service's type.
         ours: TypeDescription,
@@ -69,7 +63,6 @@ pub enum Mismatch {
         theirs: TypeDescription,
     },
     /// The two sides expect different types in answer to one request.
-    #[error("message {request}: the service replies with {ours}, the client expects {theirs}")]
     Reply {
         /// The request.
         request: String,
@@ -80,17 +73,60 @@ pub enum Mismatch {
     },
 }
 
+impl Mismatch {
+    /// The sentence, with names for the two sides: `us` serves what `them` sends.
+    fn told(&self, us: &str, them: &str) -> String {
+        match self {
+            Self::WrongContract { ours, theirs } => {
+                format!("{us} speaks contract {ours}, {them} {theirs}")
+            }
+            Self::TooManyTypes { count } => {
+                format!("a table of {count} message types is longer than the limit of {MAX_TYPES}")
+            }
+            Self::UnknownType {
+                contract,
+                version,
+                name,
+            } => format!("contract {contract} version {version} of {us} has no message {name}"),
+            Self::Version { name, ours, theirs } => {
+                format!("message {name}: {us} knows version {ours}, {them} version {theirs}")
+            }
+            Self::Shape { ours, theirs } => format!(
+                "type {} version {}: the fingerprint of {us} is {}, that of {them} {}; the two were built \
+                 from different definitions",
+                ours.name, ours.version, ours.fingerprint, theirs.fingerprint
+            ),
+            Self::Reply {
+                request,
+                ours,
+                theirs,
+            } => format!("message {request}: {us} replies with {ours}, {them} means {theirs}"),
+        }
+    }
+
+    const fn code(&self) -> RefusalCode {
+        match self {
+            Self::WrongContract { .. } => RefusalCode::WrongContract,
+            Self::TooManyTypes { .. } => RefusalCode::TooLarge,
+            Self::UnknownType { .. }
+            | Self::Version { .. }
+            | Self::Shape { .. }
+            | Self::Reply { .. } => RefusalCode::TypeMismatch,
+        }
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told("the service", "the client"))
+    }
+}
+
+impl Error for Mismatch {}
+
 impl From<Mismatch> for Refusal {
     fn from(mismatch: Mismatch) -> Self {
-        let code = match mismatch {
-            Mismatch::WrongContract { .. } => RefusalCode::WrongContract,
-            Mismatch::TooManyTypes { .. } => RefusalCode::TooLarge,
-            Mismatch::UnknownType { .. }
-            | Mismatch::Version { .. }
-            | Mismatch::Shape { .. }
-            | Mismatch::Reply { .. } => RefusalCode::TypeMismatch,
-        };
-        Self::new(code, mismatch.to_string())
+        Self::new(mismatch.code(), mismatch.to_string())
     }
 }
 
@@ -128,6 +164,30 @@ pub fn negotiate(ours: &TypeTable, theirs: &TypeTable) -> Result<TypeMap, Mismat
         map.push(index);
     }
     Ok(TypeMap { ours: map })
+}
+
+/// Whether a program with the table `next` may go on where one with the table `former` served: its
+/// clients' channels stay open, so it has to understand every type that the former one did. It may
+/// understand more.
+///
+/// # Errors
+///
+/// `WrongContract` if it speaks another contract, or an older version of it; `TypeMismatch` with the
+/// first type that differs.
+pub fn check_successor(next: &TypeTable, former: &TypeTable) -> Result<(), Refusal> {
+    let (us, them) = ("the program to take over", "the running service");
+    negotiate(next, former)
+        .map_err(|mismatch| Refusal::new(mismatch.code(), mismatch.told(us, them)))?;
+    if next.version < former.version {
+        return Err(Refusal::new(
+            RefusalCode::WrongContract,
+            format!(
+                "{us} speaks contract {} version {}, {them} version {}",
+                next.contract, next.version, former.version
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// Where the service has the type of this name and version.
@@ -258,5 +318,41 @@ mod tests {
         let refusal = Refusal::from(negotiate(&ours, &reply).unwrap_err());
         assert_eq!(refusal.code, RefusalCode::TypeMismatch);
         assert!(refusal.text.contains("Nothing"), "{refusal}");
+    }
+
+    #[test]
+    fn a_successor_understands_all_that_its_predecessor_did() {
+        let former = table(&[("Put", 1, 10), ("Get", 1, 30)]);
+        let more = table(&[("Get", 1, 30), ("Scan", 1, 40), ("Put", 1, 10)]);
+        assert_eq!(check_successor(&more, &former), Ok(()));
+
+        let less = check_successor(&former, &more).unwrap_err();
+        assert_eq!(less.code, RefusalCode::TypeMismatch);
+        assert!(less.text.contains("Scan"), "{less}");
+
+        let other = check_successor(&table(&[("Put", 1, 10), ("Get", 1, 31)]), &former);
+        let other = other.unwrap_err();
+        assert_eq!(other.code, RefusalCode::TypeMismatch);
+        for part in [
+            "Get",
+            "program to take over is 000000000000001f",
+            "running service 000000000000001e",
+        ] {
+            assert!(other.text.contains(part), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_successor_is_never_older() {
+        let mut former = table(&[("Put", 1, 10)]);
+        let next = former.clone();
+        former.version = 2;
+        assert_eq!(check_successor(&former, &next), Ok(()));
+        let refusal = check_successor(&next, &former).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::WrongContract);
+        assert!(
+            refusal.text.contains("version 1") && refusal.text.contains("version 2"),
+            "{refusal}"
+        );
     }
 }

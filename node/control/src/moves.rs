@@ -6,8 +6,8 @@
 
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
-use weft_contract::Message;
-use weft_types::{ContractName, Epoch, MoveId, NodeName, ServiceName};
+use weft_contract::{Message, TypeTable};
+use weft_types::{Epoch, MoveId, NodeName, ServiceName};
 
 use crate::channel_state::ChannelState;
 use crate::report::Program;
@@ -19,10 +19,8 @@ pub struct MovePrepare {
     pub id: MoveId,
     /// What moves.
     pub service: ServiceName,
-    /// What it understands.
-    pub contract: ContractName,
-    /// Which version; the target's program may be newer, never older.
-    pub contract_version: u16,
+    /// What it understands: the target's program may understand more, never less.
+    pub types: TypeTable,
     /// What its process runs.
     pub program: Program,
     /// Where it lives now.
@@ -236,8 +234,10 @@ pub enum DirectoryAnswer {
 
 #[cfg(test)]
 mod tests {
-    use weft_contract::{Accepts, Contract, TypeTable, encode};
-    use weft_types::{ChannelId, Fingerprint, Lane, MessageKind, PerLane, Sequence, TypeIndex};
+    use weft_contract::{Accepts, Contract, encode};
+    use weft_types::{
+        ChannelId, ContractName, Fingerprint, Lane, MessageKind, PerLane, Sequence, TypeIndex,
+    };
 
     use super::*;
     use crate::SavedMessage;

@@ -275,6 +275,9 @@ impl Node {
             )
         };
         let service = self.service(target).ok_or_else(not_here)?;
+        if let Some(refusal) = service.failure(self.name()) {
+            return Err(refusal);
+        }
         // Before the gate: whoever wants to close it does not wait for a queue.
         let line = self.domain_line(service.instance().ok_or_else(not_here)?)?;
         let _turn = timeout(ATTACH_TIMEOUT, line.turn_to_attach())

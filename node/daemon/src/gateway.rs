@@ -244,6 +244,9 @@ impl Node {
         let service = self
             .service(target)
             .ok_or_else(|| not_here(RefusalCode::Moved))?;
+        if let Some(refusal) = service.failure(self.name()) {
+            return Err(refusal);
+        }
         match service.state.get() {
             // It will be here in a moment, or its move is called off.
             ServiceState::Incoming
@@ -251,15 +254,9 @@ impl Node {
             | ServiceState::Frozen
             | ServiceState::Committing => Err(not_here(RefusalCode::Busy)),
             ServiceState::Active if service.epoch.get() == epoch => Ok(()),
-            ServiceState::Active | ServiceState::Stopping => Err(not_here(RefusalCode::Moved)),
-            ServiceState::Failed => Err(Refusal::new(
-                RefusalCode::Unreachable,
-                format!(
-                    "{target} has failed on {}: {}",
-                    self.name(),
-                    service.detail.borrow()
-                ),
-            )),
+            ServiceState::Active | ServiceState::Stopping | ServiceState::Failed => {
+                Err(not_here(RefusalCode::Moved))
+            }
         }
     }
 

@@ -284,8 +284,11 @@ impl Node {
         let state = incoming.ask(self, &Digest {}).await?;
         let digest = digest_of(&state.digest, &incoming.channels.borrow())?;
         *incoming.service.sealed.borrow_mut() = Some(Sealed::of(&incoming.prepare));
-        self.remember_services();
-        incoming.input(TargetInput::StateStored { digest });
+        incoming.input(match self.remember_services() {
+            Ok(()) => TargetInput::StateStored { digest },
+            // After a crash of both sides, nobody would know that the service may be ours.
+            Err(refusal) => TargetInput::Failed(refusal),
+        });
         incoming.wait(|waiting| &mut waiting.stored).await
     }
 
@@ -478,23 +481,10 @@ impl IncomingMove {
         let launched = node
             .launch(&self.prepare.service, &self.prepare.program)
             .await?;
-        let description = &launched.description;
-        if description.name != self.prepare.contract
-            || description.version < self.prepare.contract_version
-        {
-            let refusal = Refusal::new(
-                RefusalCode::WrongContract,
-                format!(
-                    "the program on {} speaks {} v{}, the running service {} v{}: update it there first",
-                    node.name(),
-                    description.name,
-                    description.version,
-                    self.prepare.contract,
-                    self.prepare.contract_version
-                ),
-            );
+        if let Err(refusal) = launched.check_follows(&self.prepare.types) {
             node.stop_instance(&launched.instance).await;
-            return Err(refusal);
+            let update = format!("{}; update it on {} first", refusal.text, node.name());
+            return Err(Refusal::new(refusal.code, update));
         }
         if self.dropped.get() {
             // The move was called off while the instance was being started.
@@ -514,7 +504,8 @@ impl IncomingMove {
         service.epoch.set(epoch);
         service.arriving.set(true);
         service.arrive(std::mem::take(&mut *self.channels.borrow_mut()));
-        node.remember_services();
+        // Should this fail, it is on record as sealed and the move as activated: enough to know it by.
+        node.note_services();
         let instance = self.instance();
         if let Some(launched) = self.launched.borrow().as_ref() {
             service.run_by(launched);

@@ -97,7 +97,9 @@ impl Node {
         })?;
         let id = MoveId::random();
         service.moving.set(Some(id));
+        *service.detail.borrow_mut() = format!("is being moved to {to}");
         let report = self.move_out(&service, id, instance, to).await;
+        service.detail.borrow_mut().clear();
         service.moving.set(None);
         if report.is_err() && service.instance().is_none() && self.service(name).is_some() {
             // It died under the move, and it is still ours.
@@ -327,20 +329,15 @@ impl OutgoingMove {
             .await?
             .map_err(Refusal::from)?;
         let target = self.node.kernel(&self.to).await?;
-        let (contract, contract_version) = self
-            .service
-            .description
-            .borrow()
-            .as_ref()
-            .map(|description| (description.name.clone(), description.version))
-            .ok_or_else(|| {
-                Refusal::new(RefusalCode::Internal, "a service without a description")
-            })?;
+        let description = self.service.description.borrow().clone();
+        let types = description.map(|description| description.table());
+        let types = types.ok_or_else(|| {
+            Refusal::new(RefusalCode::Internal, "a service without a description")
+        })?;
         let prepare = MovePrepare {
             id: self.id,
             service: self.service.name.clone(),
-            contract,
-            contract_version,
+            types,
             program: self.service.program.clone(),
             from: self.node.name().clone(),
             epoch: self.epoch,
@@ -552,7 +549,7 @@ impl OutgoingMove {
             services.remove(&self.service.name);
         }
         drop(services);
-        self.node.remember_services();
+        self.node.note_services();
         if let Some(instance) = instance {
             let node = Rc::clone(&self.node);
             tokio::task::spawn_local(async move { node.stop_instance(&instance).await });

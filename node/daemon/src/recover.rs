@@ -76,29 +76,64 @@ enum Verdict {
     Leave(String),
 }
 
+/// How long a source that may hold a service's state is waited for: as long as it is not silent.
+struct Patience {
+    heard: Instant,
+    silence: Duration,
+}
+
+impl Patience {
+    fn new(now: Instant) -> Self {
+        Self {
+            heard: now,
+            silence: Limits::default().silence,
+        }
+    }
+
+    /// The source has said that it goes on, however long that takes.
+    const fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    fn lasts(&self, now: Instant) -> bool {
+        now.duration_since(self.heard) < self.silence
+    }
+}
+
 impl Node {
-    /// Writes down which services this node runs, to start them again after a restart.
-    pub(crate) fn remember_services(&self) {
+    /// Writes down which services this node runs or is about to register, to start them again after
+    /// a restart.
+    ///
+    /// # Errors
+    ///
+    /// As [`durable::store`].
+    pub(crate) fn remember_services(&self) -> Result<(), Refusal> {
         let mut remembered = Remembered::default();
         for service in self.services.borrow().values() {
             // Whatever its state just now. Also what a move has sealed here: if the commit falls
             // and both sides die, this node is the one that has to start the service again.
             let sealed = service.sealed.borrow().clone();
-            if !service.owned.get() && sealed.is_none() {
+            let owned = service.owned.get() || service.registering.get();
+            if !owned && sealed.is_none() {
                 continue;
             }
             let name = &service.name;
             remembered
                 .services
                 .insert(name.clone(), service.program.clone());
-            if let Some(sealed) = sealed.filter(|_| !service.owned.get()) {
+            if let Some(sealed) = sealed.filter(|_| !owned) {
                 remembered.sealed.insert(name.clone(), sealed);
             }
         }
-        if let Err(refusal) = durable::store(&self.config.services_file(), &remembered) {
-            self.log.warn(format!(
-                "a restart of this node will not start its services: {refusal}"
-            ));
+        durable::store(&self.config.services_file(), &remembered)
+    }
+
+    /// Writes down the services where it is no promise to anybody: what is on record already leads
+    /// a restart to the same end, by way of the directory.
+    pub(crate) fn note_services(&self) {
+        if let Err(refusal) = self.remember_services() {
+            self.log
+                .warn(format!("the list of services is out of date: {refusal}"));
         }
     }
 
@@ -135,7 +170,7 @@ impl Node {
             prepare.program.clone(),
             Sealed::of(prepare),
         );
-        self.remember_services();
+        self.note_services();
         let node = Rc::clone(self);
         tokio::task::spawn_local(async move { node.take_up(&service).await });
     }
@@ -172,15 +207,14 @@ impl Node {
 
     /// Settles what becomes of a service of a former life.
     async fn take_up(self: &Rc<Self>, service: &Rc<Service>) {
-        let mut patient_until = Instant::now() + Limits::default().silence;
+        let mut patience = Patience::new(Instant::now());
         // A registration may be on its way, so no older life may be activated here any more.
         let mut registering = false;
         loop {
-            let patient = !registering && Instant::now() < patient_until;
+            let patient = !registering && patience.lasts(Instant::now());
             let verdict = self.verdict(service, patient).await;
             if let Ok((_, true)) = verdict {
-                // A sign of the source: it is not silent, however long it takes.
-                patient_until = Instant::now() + Limits::default().silence;
+                patience.heard(Instant::now());
             }
             if self.stopping.get() || !self.is_known(service) {
                 return;
@@ -207,7 +241,7 @@ impl Node {
                     ));
                     self.services.borrow_mut().remove(&service.name);
                     // For good, so that the next life need not ask again.
-                    return self.remember_services();
+                    return self.note_services();
                 }
                 Err(refusal) => refusal,
             };
@@ -371,6 +405,22 @@ mod tests {
         assert_eq!(judged(&given, false, true), Verdict::Wait);
         // Not for ever: then nobody else starts it.
         assert_eq!(judged(&given, false, false), Verdict::Begin(Epoch::new(2)));
+    }
+
+    #[test]
+    fn a_source_that_goes_on_is_waited_for_however_long_it_takes() {
+        let given = entry("n3", 2, Some(7));
+        let mut now = Instant::now();
+        let mut patience = Patience::new(now);
+        let silence = patience.silence;
+        for _ in 0..10 {
+            now += silence / 2;
+            assert_eq!(judged(&given, false, patience.lasts(now)), Verdict::Wait);
+            patience.heard(now);
+        }
+        now += silence;
+        let begin = Verdict::Begin(Epoch::new(2));
+        assert_eq!(judged(&given, false, patience.lasts(now)), begin);
     }
 
     #[test]

@@ -19,14 +19,14 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Notify, RwLock, oneshot};
 use tokio::time::{sleep, timeout};
 use weft::bootstrap::DEBUGGABLE;
-use weft_contract::ContractDescription;
+use weft_contract::{ContractDescription, TypeTable};
 use weft_local_ipc::SideSocket;
 use weft_node_control::{
     Activate, AttachClient, ChannelState, Domain as DomainContract, DomainRole, LoadChannels,
     Program, ServiceState, Shutdown, SwapPeer,
 };
 use weft_protocol::moving::{Command as DirectoryCommand, DirectoryError};
-use weft_types::{ChannelId, DomainId, Epoch, MoveId, Refusal, RefusalCode, ServiceName};
+use weft_types::{ChannelId, DomainId, Epoch, MoveId, NodeName, Refusal, RefusalCode, ServiceName};
 
 use crate::channels::{ATTACH_TIMEOUT, Channel, Party, side_pair};
 use crate::domains::{Domain, Expected, attach};
@@ -72,7 +72,7 @@ pub(crate) struct Service {
     /// The move with which it came here, whole: it may be ours at any moment.
     pub(crate) sealed: RefCell<Option<Sealed>>,
     /// Whether it is being launched and registered: a stop would not see what comes of it.
-    registering: Cell<bool>,
+    pub(crate) registering: Cell<bool>,
     /// Whether the state that came with `sealed` is lost here, and its source may send it again.
     pub(crate) awaited: Cell<bool>,
     /// Whether the directory has named this node as its owner.
@@ -168,6 +168,18 @@ impl Service {
         *self.detail.borrow_mut() = why.into();
     }
 
+    /// What its clients hear, those that it had and those that come, if it has failed. `Closed`: what
+    /// it had open is over for good, also where a gateway would open it again.
+    pub(crate) fn failure(&self, here: &NodeName) -> Option<Refusal> {
+        (self.state.get() == ServiceState::Failed).then(|| {
+            let detail = self.detail.borrow();
+            Refusal::new(
+                RefusalCode::Closed,
+                format!("{} has failed on {here}: {detail}", self.name),
+            )
+        })
+    }
+
     /// Notes a crash. False if there were too many.
     fn may_restart(&self) -> bool {
         let now = Instant::now();
@@ -226,6 +238,13 @@ impl Drop for Forget<'_> {
 pub(crate) struct Launched {
     pub(crate) instance: Instance,
     pub(crate) description: ContractDescription,
+}
+
+impl Launched {
+    /// Whether it understands all that was understood before it, so that open channels stay good.
+    pub(crate) fn check_follows(&self, former: &TypeTable) -> Result<(), Refusal> {
+        weft_contract::check_successor(&self.description.table(), former)
+    }
 }
 
 impl Node {
@@ -396,19 +415,25 @@ impl Node {
         let _gate = service.gate.write().await;
         loop {
             if !service.may_restart() {
+                let last = service.detail.borrow().clone();
                 let why = format!(
-                    "died {} times within {} s; start it again with `weft run {}` when it is mended",
+                    "died {} times within {} s{}; start it again with `weft run {}` when it is mended",
                     MAX_CRASHES + 1,
                     CRASH_WINDOW.as_secs(),
+                    if last.is_empty() {
+                        last
+                    } else {
+                        format!(" (the last time: {last})")
+                    },
                     service.name
                 );
                 self.log.warn(format!("service {} {why}", service.name));
                 service.fail(why);
-                self.close_served(dead, &service.name).await;
+                self.close_served(dead, service).await;
                 return;
             }
             service.restarts.set(service.restarts.get() + 1);
-            match self.launch(&service.name, &service.program).await {
+            match self.relaunch(service).await {
                 Ok(launched) => {
                     if let Err(refusal) = self.take_over(service, &launched, dead).await {
                         self.log
@@ -435,6 +460,24 @@ impl Node {
                 return;
             }
         }
+    }
+
+    /// Launches the program of a service anew, and makes sure that it is no older one: somebody may
+    /// have replaced it.
+    async fn relaunch(self: &Rc<Self>, service: &Service) -> Result<Launched, Refusal> {
+        let launched = self.launch(&service.name, &service.program).await?;
+        let former = service
+            .description
+            .borrow()
+            .as_ref()
+            .map(ContractDescription::table);
+        if let Some(former) = former
+            && let Err(refusal) = launched.check_follows(&former)
+        {
+            self.stop_instance(&launched.instance).await;
+            return Err(refusal);
+        }
+        Ok(launched)
     }
 
     /// Gives the channels of a dead instance to its successor.
@@ -536,17 +579,13 @@ impl Node {
     }
 
     /// Closes every channel that a dead instance served: nobody follows it.
-    async fn close_served(&self, dead: DomainId, name: &ServiceName) {
+    async fn close_served(&self, dead: DomainId, service: &Service) {
+        let Some(refusal) = service.failure(self.name()) else {
+            return;
+        };
         for channel in self.channels.select(|channel| channel.server_is(dead)) {
             self.channels.remove(channel.id);
-            let refusal = Refusal::new(
-                RefusalCode::Unreachable,
-                format!(
-                    "{name} has failed on {} and is not started again",
-                    self.name()
-                ),
-            );
-            self.tell_client_closed(&channel, refusal).await;
+            self.tell_client_closed(&channel, refusal.clone()).await;
         }
     }
 
@@ -601,6 +640,7 @@ impl Node {
             Ok(started) => Ok(started),
             Err(refusal) => {
                 self.services.borrow_mut().remove(&name);
+                self.note_services();
                 Err(refusal)
             }
         }
@@ -615,6 +655,7 @@ impl Node {
     ) -> Result<(u32, Epoch), Refusal> {
         service.registering.set(true);
         let started = self.launch_and_register(service, after).await;
+        service.owned.set(service.owned.get() || started.is_ok());
         service.registering.set(false);
         started
     }
@@ -626,6 +667,8 @@ impl Node {
     ) -> Result<(u32, Epoch), Refusal> {
         let launched = self.launch(&service.name, &service.program).await?;
         let started = async {
+            // Before the directory hears of it: what it then names is known here after any crash.
+            self.remember_services()?;
             let register = DirectoryCommand::Register {
                 service: service.name.clone(),
                 node: self.name().clone(),
@@ -662,8 +705,6 @@ impl Node {
         match started {
             Ok(epoch) => {
                 service.state.set(ServiceState::Active);
-                service.owned.set(true);
-                self.remember_services();
                 self.log.note(format!(
                     "service {} runs, pid {}, {epoch}",
                     service.name, launched.instance.pid
@@ -742,7 +783,7 @@ impl Node {
             self.stop_instance(&instance).await;
         }
         self.services.borrow_mut().remove(name);
-        self.remember_services();
+        self.note_services();
         self.log.note(format!("service {name} was stopped"));
         Ok(())
     }
