@@ -70,6 +70,6 @@ pub use {
     side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
     slot::Header,
     spin::Spin,
-    swap::{Swapper, connect},
+    swap::{Swapper, connect, flush},
     watcher::{Ring, WatchId, Watcher},
 };

@@ -3,6 +3,10 @@
 //! If we die on any line, the peer sees each message whole or not at all, and who follows us reads
 //! `[done, published)` from our ring. If the peer dies, its cursors stay as they are: at most our
 //! ring fills up, until a swap brings a successor.
+//!
+//! To send is to publish, which takes a few stores, and to look whether the peer sleeps, for which
+//! what was published has to be in the peer's sight first: a full fence, which waits for the lines
+//! that the peer has read last. Who has several messages looks once behind the last of them.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -14,7 +18,7 @@ use crate::arena::{Arena, Place};
 use crate::bell::Peer;
 use crate::error::{PeerFault, SendError};
 use crate::layout::{self, INLINE_BYTES};
-use crate::parking::{self, Ringer};
+use crate::parking::{self, Fenced, Ringer};
 use crate::raw::Memory;
 use crate::slot::{self, Header};
 use crate::swap::Shared;
@@ -27,6 +31,8 @@ pub struct Sender {
     peer: Arc<Peer>,
     lanes: PerLane<Outgoing>,
     ringer: Ringer,
+    /// Something was published and nobody has looked since whether the peer sleeps.
+    unflushed: bool,
     /// What a successor did wrong when it was picked up; its own successor can mend it.
     fault: Option<PeerFault>,
     one_thread: PhantomData<Cell<()>>,
@@ -66,6 +72,7 @@ impl Sender {
             peer,
             lanes,
             ringer: Ringer::default(),
+            unflushed: false,
             fault: None,
             one_thread: PhantomData,
         }
@@ -83,15 +90,63 @@ impl Sender {
         header: Header,
         body: &[u8],
     ) -> Result<Sequence, SendError> {
-        self.follow()?;
-        if !self.lanes[lane].settled {
-            self.lanes[lane].settled = true;
-            self.read_done(lane)?;
-        }
-        self.publish(lane, header, body)
+        let sequence = self.append(lane, header, body)?;
+        self.flush();
+        Ok(sequence)
     }
 
-    /// Publishes a message that a predecessor had sent already, under its old sequence.
+    /// As [`Self::try_send`], but leaves it to [`Self::flush`] to make sure that the peer is rung.
+    ///
+    /// A peer that is awake finds the message at once, and one that is known to sleep is rung. Only
+    /// one that goes to sleep at this very moment hears of it not before the flush, so never wait
+    /// for an answer without one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::try_send`].
+    pub fn send_lazy(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        body: &[u8],
+    ) -> Result<Sequence, SendError> {
+        let sequence = self.append(lane, header, body)?;
+        self.glance();
+        Ok(sequence)
+    }
+
+    /// Publishes as many of these messages as there is room for, and looks once whether to ring.
+    /// Tells how many; the others were not sent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::try_send`], if the first one failed.
+    pub fn send_batch<'a>(
+        &mut self,
+        lane: Lane,
+        messages: impl IntoIterator<Item = (Header, &'a [u8])>,
+    ) -> Result<usize, SendError> {
+        let mut sent = 0;
+        for (header, body) in messages {
+            match self.send_lazy(lane, header, body) {
+                Ok(_) => sent += 1,
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        self.flush();
+        Ok(sent)
+    }
+
+    /// Rings if the peer sleeps and does not know of what was sent. Cheap if all is known.
+    pub fn flush(&mut self) {
+        if self.unflushed {
+            self.look(&parking::publish_before_look());
+        }
+    }
+
+    /// Publishes a message that a predecessor had sent already, under its old sequence. Lazily, see
+    /// [`Self::send_lazy`]: what is replayed comes in numbers.
     ///
     /// # Errors
     ///
@@ -112,7 +167,9 @@ impl Sender {
                 next,
             });
         }
-        self.publish(lane, header, body).map(|_| ())
+        self.publish(lane, header, body)?;
+        self.glance();
+        Ok(())
     }
 
     /// Whether a small message would find a slot now. `true` after a fault too: sending tells it.
@@ -158,7 +215,8 @@ impl Sender {
             .memory
             .word64(layout::wake_at(lane))
             .store(at.get().saturating_add(1), Ordering::Relaxed);
-        let _ = parking::publish_before_look();
+        let fenced = parking::publish_before_look();
+        self.flush_behind(&fenced);
         // After a fault there is nothing to wait for: sending tells it.
         self.done(lane).is_ok_and(|done| done >= at) || self.fault.is_some()
     }
@@ -183,8 +241,25 @@ impl Sender {
             .collect()
     }
 
+    /// Publishes what was not sent before.
+    fn append(&mut self, lane: Lane, header: Header, body: &[u8]) -> Result<Sequence, SendError> {
+        self.follow()?;
+        if !self.lanes[lane].settled {
+            self.lanes[lane].settled = true;
+            self.read_done(lane)?;
+        }
+        self.publish(lane, header, body)
+    }
+
     fn publish(&mut self, lane: Lane, header: Header, body: &[u8]) -> Result<Sequence, SendError> {
-        let place = self.find_room(lane, body.len())?;
+        let place = match self.find_room(lane, body.len()) {
+            Ok(place) => place,
+            Err(error) => {
+                // Nobody waits for room that a sleeper would have to make.
+                self.flush();
+                return Err(error);
+            }
+        };
         let own = &self.shared.own;
         let outgoing = &mut self.lanes[lane];
         let sequence = outgoing.next;
@@ -202,17 +277,40 @@ impl Sender {
             outgoing.arena.commit(sequence, place);
         }
         outgoing.next += 1;
+        self.unflushed = true;
+        Ok(Sequence::new(sequence))
+    }
 
-        let fenced = parking::publish_before_look();
+    /// Rings if the peer is seen to sleep.
+    fn glance(&mut self) {
+        let parked = self.peer.half.memory.read32(layout::PARKED_AT);
+        if self.ringer.glance(parked) {
+            self.shared.ring();
+        }
+    }
+
+    /// Rings if the peer sleeps.
+    fn look(&mut self, fenced: &Fenced) {
+        self.unflushed = false;
         if self.shared.for_sender.is_raised() {
-            // The message is out. If the successor is at fault, the next operation says so.
+            // The messages are out. If the successor is at fault, the next operation says so.
             self.adopt();
         }
         let parked = self.peer.half.memory.read32(layout::PARKED_AT);
         if self.ringer.must_ring(fenced, parked) {
             self.shared.ring();
         }
-        Ok(Sequence::new(sequence))
+    }
+
+    pub(crate) const fn is_unflushed(&self) -> bool {
+        self.unflushed
+    }
+
+    /// [`Self::flush`] behind a fence that somebody else needed, too.
+    pub(crate) fn flush_behind(&mut self, fenced: &Fenced) {
+        if self.unflushed {
+            self.look(fenced);
+        }
     }
 
     /// A free slot, and a place in the arena if the body needs one.
@@ -262,6 +360,12 @@ impl Sender {
         self.fault = Lane::ALL
             .into_iter()
             .find_map(|lane| self.read_done(lane).err());
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 

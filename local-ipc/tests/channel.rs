@@ -657,6 +657,140 @@ fn a_waiting_sender_is_rung_when_the_receiver_has_done_enough() {
 }
 
 #[test]
+fn a_lazy_send_is_there_at_once_and_rings_whoever_is_seen_to_sleep() {
+    let (mut a, mut b) = channel(SMALL);
+    let bell = b.swapper.bell();
+    let before = bell.value();
+    a.sender.send_lazy(Lane::NORMAL, tell(), b"x").unwrap();
+    assert!(b.receiver.ready());
+    a.sender.flush();
+    assert_eq!(bell.value(), before, "nobody sleeps");
+    b.receiver.park();
+    a.sender.send_lazy(Lane::NORMAL, tell(), b"x").unwrap();
+    a.sender.send_lazy(Lane::NORMAL, tell(), b"x").unwrap();
+    a.sender.flush();
+    assert_eq!(bell.value(), before + 1, "once for this sleep");
+}
+
+/// What a lazy send leaves open is settled by whatever comes next: here its sender sees a successor
+/// only at the flush.
+#[test]
+fn whatever_ends_a_batch_tells_a_successor_of_it() {
+    type Last = fn(&mut End);
+    let ends: [(&str, Last); 4] = [
+        ("flush", |a| a.sender.flush()),
+        ("both", |a| flush(&mut a.sender, &mut a.receiver)),
+        ("mark", |a| {
+            a.sender.wake_when_done(Lane::NORMAL, Sequence::new(9));
+        }),
+        ("drop", |a| {
+            let (mut other, _) = channel(SMALL);
+            std::mem::swap(&mut a.sender, &mut other.sender);
+        }),
+    ];
+    for (name, end) in ends {
+        let (mut a, _b) = channel(SMALL);
+        a.sender.send_lazy(Lane::NORMAL, tell(), b"x").unwrap();
+        let mut successor = End::succeed(&a.swapper, Start::default());
+        let bell = successor.swapper.bell();
+        let before = bell.value();
+        successor.receiver.park();
+        end(&mut a);
+        assert_ne!(bell.value(), before, "{name}");
+    }
+}
+
+#[test]
+fn a_batch_is_sent_as_far_as_there_is_room() {
+    let (mut a, mut b) = channel(SMALL);
+    let bodies: Vec<[u8; 8]> = (0..12).map(number).collect();
+    let batch = |from: usize| bodies[from..].iter().map(|body| (tell(), &body[..]));
+    assert_eq!(a.sender.send_batch(Lane::NORMAL, batch(0)), Ok(8));
+    let full = Err(SendError::Full { lane: Lane::NORMAL });
+    assert_eq!(a.sender.send_batch(Lane::NORMAL, batch(8)), full);
+    assert_eq!(a.sender.send_batch(Lane::NORMAL, batch(12)), Ok(0));
+    let mut body = Vec::new();
+    for expected in 0..12 {
+        let received = b.receiver.try_receive(&mut body).unwrap().unwrap();
+        assert_eq!(numbered(&body), expected);
+        b.receiver
+            .finish_lazy(received.lane, received.sequence.next());
+        if expected == 7 {
+            assert_eq!(a.sender.send_batch(Lane::NORMAL, batch(8)), Ok(4));
+        }
+    }
+}
+
+#[test]
+fn what_is_finished_lazily_rings_for_a_mark_at_the_latest_when_its_receiver_parks() {
+    let lane = Lane::NORMAL;
+    let (mut a, mut b) = channel(SMALL);
+    for n in 0..8 {
+        a.sender.try_send(lane, tell(), &number(n)).unwrap();
+    }
+    let mut body = Vec::new();
+    while b.receiver.try_receive(&mut body).unwrap().is_some() {}
+    let bell = a.swapper.bell();
+    let before = bell.value();
+    a.sender.wake_when_done(lane, Sequence::new(2));
+    b.receiver.finish_lazy(lane, Sequence::new(1));
+    assert_eq!(bell.value(), before, "not yet");
+    b.receiver.finish_lazy(lane, Sequence::new(2));
+    assert_eq!(bell.value(), before + 1, "the mark was seen");
+    // Finished before the mark was there: whoever set it has seen that.
+    b.receiver.finish_lazy(lane, Sequence::new(4));
+    assert!(a.sender.wake_when_done(lane, Sequence::new(4)));
+    b.receiver.park();
+    assert_eq!(bell.value(), before + 2);
+}
+
+/// Both sides sleep whenever they can, and announce what they do a batch at a time.
+#[test]
+fn no_wake_up_is_lost_between_two_that_batch() {
+    const COUNT: u64 = 200_000;
+    let patience = Some(Duration::from_secs(20));
+    let (mut a, mut b) = channel(SMALL);
+    let receiver = thread::spawn(move || {
+        let mut body = Vec::new();
+        let mut expected = 0;
+        while expected < COUNT {
+            while let Some(received) = b.receiver.try_receive(&mut body).unwrap() {
+                assert_eq!(numbered(&body), expected);
+                expected += 1;
+                b.receiver
+                    .finish_lazy(received.lane, received.sequence.next());
+            }
+            if expected < COUNT {
+                let wait = b
+                    .receiver
+                    .wait_spinning(Spin::lasting(Duration::ZERO), patience);
+                assert_eq!(wait, Wait::Rung(0), "slept through message {expected}");
+            }
+        }
+    });
+    let mut sent = 0;
+    while sent < COUNT {
+        let size = 1 + sent % 11;
+        let bodies: Vec<[u8; 8]> = (sent..COUNT.min(sent + size)).map(number).collect();
+        let batch = bodies.iter().map(|body| (tell(), &body[..]));
+        match a.sender.send_batch(Lane::NORMAL, batch) {
+            Ok(count) => sent += count as u64,
+            Err(SendError::Full { lane }) => {
+                let bell = a.swapper.bell();
+                let seen = bell.value();
+                let next = a.sender.done(lane).unwrap().next();
+                if !a.sender.wake_when_done(lane, next) && !a.sender.room(lane) {
+                    let wait = wait_any(&[(bell, seen)], patience);
+                    assert_eq!(wait, Wait::Rung(0), "no room behind {sent}");
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    receiver.join().unwrap();
+}
+
+#[test]
 fn a_swap_ends_a_wait_on_the_old_bell_and_passes_the_doorbell_on() {
     let (mut a, b) = channel(SMALL);
     let bell = a.swapper.bell();

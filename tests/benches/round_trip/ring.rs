@@ -3,9 +3,10 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use weft_local_ipc::{
     Geometry, Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Start,
-    Wait, connect,
+    Wait, connect, flush,
 };
 use weft_types::{Lane, MessageKind, Sequence, TypeIndex};
 
@@ -17,18 +18,29 @@ use crate::role::{Part, Shape, line};
 const LANE: Lane = Lane::NORMAL;
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How the two sides send and wait.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum Manner {
+    /// They look until there is something.
+    Spins,
+    /// As `Spins`; and who has several messages to send or to finish does so lazily, with one fence
+    /// behind the last.
+    Batches,
+    /// They go to sleep at once.
+    Sleeps,
+}
+
 struct Ring {
     sender: Sender,
     receiver: Receiver,
-    /// Whether it looks until there is something, or goes to sleep at once.
-    spins: bool,
+    manner: Manner,
     body: Vec<u8>,
     /// Keeps the channel's hang-up from ringing.
     _side: SideSocket,
 }
 
 impl Ring {
-    fn open(spins: bool) -> Outcome<Self> {
+    fn open(manner: Manner) -> Outcome<Self> {
         let side = SideSocket::from(line()?);
         let own = OwnHalf::create(Geometry::DEFAULT, Start::default())?;
         side.send(b"half", &[own.share()?.as_fd()])?;
@@ -38,7 +50,7 @@ impl Ring {
         Ok(Self {
             sender,
             receiver,
-            spins,
+            manner,
             body: Vec::new(),
             _side: side,
         })
@@ -53,7 +65,12 @@ impl Ring {
         };
         let mut spin = Spin::lasting(PATIENCE);
         loop {
-            match self.sender.try_send(LANE, header, body) {
+            let sent = if self.manner == Manner::Batches {
+                self.sender.send_lazy(LANE, header, body)
+            } else {
+                self.sender.try_send(LANE, header, body)
+            };
+            match sent {
                 // The other side is about to take what is in the way.
                 Err(SendError::Full { .. }) if spin.again() => {}
                 outcome => return outcome.map(|_| ()).map_err(Into::into),
@@ -61,20 +78,29 @@ impl Ring {
         }
     }
 
+    /// Makes known what was sent and finished lazily.
+    fn flush(&mut self) {
+        flush(&mut self.sender, &mut self.receiver);
+    }
+
     /// The next message, if there is one; its body is in `self.body`.
     fn poll(&mut self) -> Outcome<bool> {
         let Some(received) = self.receiver.try_receive(&mut self.body)? else {
             return Ok(false);
         };
-        self.receiver
-            .finish(received.lane, received.sequence.next());
+        let (lane, next) = (received.lane, received.sequence.next());
+        if self.manner == Manner::Batches {
+            self.receiver.finish_lazy(lane, next);
+        } else {
+            self.receiver.finish(lane, next);
+        }
         Ok(true)
     }
 
     fn receive(&mut self) -> Outcome {
         let mut spin = Spin::lasting(PATIENCE);
         while !self.poll()? {
-            let late = if self.spins {
+            let late = if self.manner != Manner::Sleeps {
                 !spin.again()
             } else {
                 let wait = self
@@ -90,8 +116,8 @@ impl Ring {
     }
 }
 
-pub(crate) fn ask(part: &Part, spins: bool) -> Outcome<Sample> {
-    let mut ring = Ring::open(spins)?;
+pub(crate) fn ask(part: &Part, manner: Manner) -> Outcome<Sample> {
+    let mut ring = Ring::open(manner)?;
     let question = [7; QUESTION_BYTES];
     let sample = match part.shape {
         Shape::RoundTrip => round_trips(part.extent, &part.watched, || {
@@ -103,6 +129,7 @@ pub(crate) fn ask(part: &Part, spins: bool) -> Outcome<Sample> {
             for _ in 0..count {
                 ring.send(&question)?;
             }
+            ring.flush();
             ring.receive()?;
             let mut back = 1;
             while ring.poll()? {
@@ -112,17 +139,24 @@ pub(crate) fn ask(part: &Part, spins: bool) -> Outcome<Sample> {
         }),
     }?;
     ring.send(b"")?;
+    ring.flush();
     Ok(sample)
 }
 
-pub(crate) fn answer(part: &Part, spins: bool) -> Outcome {
-    let mut ring = Ring::open(spins)?;
+pub(crate) fn answer(part: &Part, manner: Manner) -> Outcome {
+    let mut ring = Ring::open(manner)?;
     let body = vec![7; part.body_bytes];
     loop {
         ring.receive()?;
-        if ring.body.is_empty() {
-            return Ok(());
+        loop {
+            if ring.body.is_empty() {
+                return Ok(());
+            }
+            ring.send(&body)?;
+            if !ring.poll()? {
+                break;
+            }
         }
-        ring.send(&body)?;
+        ring.flush();
     }
 }
