@@ -6,7 +6,8 @@
 //! | `domains` | takes processes in, each with its three channels |
 //! | `security`, `memory`, `dispatcher` | serve those three channels |
 //! | `channels` | who holds each end of each channel, and how an end is replaced |
-//! | `supervisor` | starts processes, and starts them again |
+//! | `supervisor`, `process` | starts processes and stops them; one child |
+//! | `restart` | starts a service again that has died |
 //! | `recover` | takes up what a former life of the daemon has left |
 //! | `gateway` | the node's side of its gateway |
 //! | `kernel`, `control` | messages to and from other daemons |
@@ -33,8 +34,10 @@ mod log;
 mod memory;
 mod node;
 mod outgoing;
+mod process;
 mod readiness;
 mod recover;
+mod restart;
 mod run;
 mod security;
 mod supervisor;

@@ -1,10 +1,7 @@
-//! The supervisor: starts the processes of this node, and starts a service again that has died.
+//! The supervisor: starts the processes of this node, and stops them.
 //!
 //! Each service is a process of its own, which inherits one descriptor: its socket to this daemon,
-//! as its standard input. A service that dies is started again with what its node still knows: the
-//! descriptors of its clients' halves and of its own. What the dead one had taken and not finished
-//! is answered `OutcomeUnknown`; everything behind it is handled by the successor. (Its state is
-//! gone, if it did not move: services of this version are volatile.)
+//! as its standard input. What becomes of a service that dies by itself: `restart`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,23 +11,22 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::{Notify, RwLock, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use weft::bootstrap::DEBUGGABLE;
 use weft_contract::{ContractDescription, TypeTable};
 use weft_local_ipc::SideSocket;
 use weft_node_control::{
-    Activate, AttachClient, ChannelState, Domain as DomainContract, DomainRole, LoadChannels,
-    Program, ServiceState, Shutdown, SwapPeer,
+    Activate, ChannelState, Domain as DomainContract, DomainRole, Program, ServiceState, Shutdown,
 };
 use weft_protocol::moving::{Command as DirectoryCommand, DirectoryError};
 use weft_types::{ChannelId, DomainId, Epoch, MoveId, NodeName, Refusal, RefusalCode, ServiceName};
 
-use crate::channels::{ATTACH_TIMEOUT, Channel, Party, side_pair};
+use crate::channels::ATTACH_TIMEOUT;
 use crate::domains::{Domain, Expected, attach};
 use crate::node::Node;
+use crate::process::Process;
 use crate::recover::Sealed;
 
 /// How long a process may take to attach and register.
@@ -40,16 +36,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A service that dies this often within [`CRASH_WINDOW`] is not started again.
-const MAX_CRASHES: usize = 5;
+pub(crate) const MAX_CRASHES: usize = 5;
 
 /// The time in which [`MAX_CRASHES`] count.
-const CRASH_WINDOW: Duration = Duration::from_secs(30);
-
-/// How many of the last lines of a process's standard error are kept for the message about its end.
-const KEPT_LINES: usize = 5;
-
-/// The longest line of a process's standard error, in bytes; a longer one is cut into several.
-const MAX_LINE_BYTES: u64 = 4096;
+pub(crate) const CRASH_WINDOW: Duration = Duration::from_secs(30);
 
 /// A service of this node, through all of its instances.
 pub(crate) struct Service {
@@ -181,7 +171,7 @@ impl Service {
     }
 
     /// Notes a crash. False if there were too many.
-    fn may_restart(&self) -> bool {
+    pub(crate) fn may_restart(&self) -> bool {
         let now = Instant::now();
         let mut crashes = self.crashes.borrow_mut();
         crashes.push_back(now);
@@ -333,7 +323,7 @@ impl Node {
         } else {
             command.env_remove(DEBUGGABLE);
         }
-        let mut child = command
+        let child = command
             .stdin(Stdio::from(OwnedFd::from(far)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -348,8 +338,7 @@ impl Node {
         // The command keeps the child's end of the socket open; while it does, nobody hears a hang-up.
         command.stdin(Stdio::null());
         let pid = child.id().unwrap_or_default();
-        let last_words = listen(&mut child, name);
-        let mut process = Process { child, last_words };
+        let mut process = Process::of(child, name);
         let expected = Expected {
             name: name.clone(),
             pid,
@@ -409,184 +398,12 @@ impl Node {
         self.restart(&service, domain).await;
     }
 
-    /// Starts a service again whose process was `dead`, and gives it the channels of the dead one.
-    pub(crate) async fn restart(self: &Rc<Self>, service: &Rc<Service>, dead: DomainId) {
-        service.state.set(ServiceState::Starting);
-        let _gate = service.gate.write().await;
-        loop {
-            if !service.may_restart() {
-                let last = service.detail.borrow().clone();
-                let why = format!(
-                    "died {} times within {} s{}; start it again with `weft run {}` when it is mended",
-                    MAX_CRASHES + 1,
-                    CRASH_WINDOW.as_secs(),
-                    if last.is_empty() {
-                        last
-                    } else {
-                        format!(" (the last time: {last})")
-                    },
-                    service.name
-                );
-                self.log.warn(format!("service {} {why}", service.name));
-                service.fail(why);
-                self.close_served(dead, service).await;
-                return;
-            }
-            service.restarts.set(service.restarts.get() + 1);
-            match self.relaunch(service).await {
-                Ok(launched) => {
-                    if let Err(refusal) = self.take_over(service, &launched, dead).await {
-                        self.log
-                            .warn(format!("service {}: {refusal}", service.name));
-                        self.stop_instance(&launched.instance).await;
-                        continue;
-                    }
-                    self.log.note(format!(
-                        "service {} runs again, pid {}",
-                        service.name, launched.instance.pid
-                    ));
-                    return;
-                }
-                Err(refusal) => {
-                    self.log.warn(format!(
-                        "service {} could not be started again: {refusal}",
-                        service.name
-                    ));
-                    *service.detail.borrow_mut() = refusal.text;
-                    sleep(Duration::from_millis(200)).await;
-                }
-            }
-            if self.stopping.get() {
-                return;
-            }
-        }
-    }
-
-    /// Launches the program of a service anew, and makes sure that it is no older one: somebody may
-    /// have replaced it.
-    async fn relaunch(self: &Rc<Self>, service: &Service) -> Result<Launched, Refusal> {
-        let launched = self.launch(&service.name, &service.program).await?;
-        let former = service
-            .description
-            .borrow()
-            .as_ref()
-            .map(ContractDescription::table);
-        if let Some(former) = former
-            && let Err(refusal) = launched.check_follows(&former)
-        {
-            self.stop_instance(&launched.instance).await;
-            return Err(refusal);
-        }
-        Ok(launched)
-    }
-
-    /// Gives the channels of a dead instance to its successor.
-    async fn take_over(
-        self: &Rc<Self>,
-        service: &Rc<Service>,
-        launched: &Launched,
-        dead: DomainId,
-    ) -> Result<(), Refusal> {
-        let successor = launched.instance.domain;
-        for channel in self.channels.select(|channel| channel.server_is(dead)) {
-            if let Err(refusal) = self.inherit(&channel, successor, service.epoch.get()).await {
-                // One client that is dying, or has broken the rules, stops none of the others.
-                tracing::warn!(channel = %channel.id, %refusal, "a channel did not outlive its service");
-                self.close_channel(channel.id, refusal).await;
-            }
-        }
-        // What came with a move and was not attached before the death is still to come.
-        let line = self.domain_line(successor)?;
-        for piece in service
-            .all_arrived()
-            .into_iter()
-            .flat_map(ChannelState::into_pieces)
-        {
-            let load = LoadChannels {
-                channels: vec![piece],
-            };
-            line.ask::<DomainContract, _>(&load, &[], ATTACH_TIMEOUT)
-                .await?;
-        }
-        service.run_by(launched);
-        self.activate(successor, service.epoch.get()).await?;
-        service.state.set(ServiceState::Active);
-        service.detail.borrow_mut().clear();
-        Ok(())
-    }
-
-    /// Gives one channel of a dead instance to its successor.
-    async fn inherit(
-        self: &Rc<Self>,
-        channel: &Rc<Channel>,
-        successor: DomainId,
-        epoch: Epoch,
-    ) -> Result<(), Refusal> {
-        let line = self.domain_line(successor)?;
-        for piece in channel.replies_of_the_dead()?.into_pieces() {
-            let load = LoadChannels {
-                channels: vec![piece],
-            };
-            line.ask::<DomainContract, _>(&load, &[], ATTACH_TIMEOUT)
-                .await?;
-        }
-        let attach = AttachClient {
-            channel: channel.id,
-            caller: channel.caller(),
-            table: channel.table.clone(),
-            epoch,
-            resume: Some(channel.restart_resume()?),
-            ceiling: channel.ceiling,
-        };
-        let mut halves = channel.halves_to_read()?.into_iter();
-        let first = halves
-            .next()
-            .ok_or_else(|| Refusal::new(RefusalCode::Internal, "a channel without a client"))?;
-        let (half, mut side) = self.attach_to_service(successor, attach, first).await?;
-        for next in halves {
-            // The dead one had not read its client's former gateway to the end: this one does.
-            let (near, far) = side_pair()?;
-            let swap = SwapPeer {
-                channel: channel.id,
-                epoch,
-                node: channel.holder.node.clone(),
-            };
-            line.ask::<DomainContract, _>(&swap, &[next, near], ATTACH_TIMEOUT)
-                .await?;
-            side = far;
-        }
-        // The end is replaced now; that the client has heard it is not waited for: one that is
-        // stopped delays nobody.
-        let (node, told) = (Rc::clone(self), Rc::clone(channel));
-        begin(async move {
-            let (party, here) = (Party::Domain(successor), node.name().clone());
-            if let Err(refusal) = node
-                .replace_server(&told, party, half, side, here, epoch)
-                .await
-            {
-                tracing::debug!(channel = %told.id, %refusal, "a client has not answered a restart");
-            }
-        });
-        Ok(())
-    }
-
     /// Lets an instance take messages.
     pub(crate) async fn activate(&self, instance: DomainId, epoch: Epoch) -> Result<(), Refusal> {
         self.domain_line(instance)?
             .ask::<DomainContract, _>(&Activate { epoch }, &[], ATTACH_TIMEOUT)
             .await
             .map(|_| ())
-    }
-
-    /// Closes every channel that a dead instance served: nobody follows it.
-    async fn close_served(&self, dead: DomainId, service: &Service) {
-        let Some(refusal) = service.failure(self.name()) else {
-            return;
-        };
-        for channel in self.channels.select(|channel| channel.server_is(dead)) {
-            self.channels.remove(channel.id);
-            self.tell_client_closed(&channel, refusal.clone()).await;
-        }
     }
 
     /// Starts a service on this node that runs nowhere: `weft run`.
@@ -841,71 +658,4 @@ pub(crate) fn begin(work: impl Future<Output = ()> + 'static) {
     if work.as_mut().now_or_never().is_none() {
         tokio::task::spawn_local(work);
     }
-}
-
-/// A child process, with the last lines that it wrote.
-pub(crate) struct Process {
-    child: Child,
-    last_words: Rc<RefCell<VecDeque<String>>>,
-}
-
-impl Process {
-    /// Waits for the end and tells it: "ended with exit status: 1: no such file".
-    pub(crate) async fn ended(&mut self) -> String {
-        let status = match self.child.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => format!("an unknown status ({error})"),
-        };
-        // What it wrote last may still be in the pipe.
-        sleep(Duration::from_millis(20)).await;
-        let words = self
-            .last_words
-            .borrow()
-            .iter()
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(" | ");
-        if words.is_empty() {
-            format!("ended with {status}")
-        } else {
-            format!("ended with {status}: {words}")
-        }
-    }
-
-    /// Ends it at once.
-    pub(crate) async fn kill(&mut self) {
-        if let Err(error) = self.child.kill().await {
-            tracing::debug!(%error, "already gone");
-        }
-    }
-}
-
-/// Passes on what a process writes to its standard error, and keeps the last lines.
-fn listen(child: &mut Child, name: &ServiceName) -> Rc<RefCell<VecDeque<String>>> {
-    let kept = Rc::new(RefCell::new(VecDeque::new()));
-    if let Some(stderr) = child.stderr.take() {
-        let (kept, name) = (Rc::clone(&kept), name.clone());
-        tokio::task::spawn_local(async move {
-            let mut reader = BufReader::new(stderr);
-            let mut line = Vec::new();
-            // A line that never ends is cut.
-            while matches!(
-                (&mut reader)
-                    .take(MAX_LINE_BYTES)
-                    .read_until(b'\n', &mut line)
-                    .await,
-                Ok(1..)
-            ) {
-                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                line.clear();
-                tracing::info!(target: "process", %name, "{text}");
-                let mut kept = kept.borrow_mut();
-                if kept.len() == KEPT_LINES {
-                    kept.pop_front();
-                }
-                kept.push_back(text);
-            }
-        });
-    }
-    kept
 }

@@ -15,7 +15,7 @@ use weft_types::{DomainId, Fault, Refusal, RefusalCode};
 use crate::channels::Channel;
 use crate::domains::Domain;
 use crate::node::{NewServer, Node};
-use crate::supervisor::Process;
+use crate::process::Process;
 
 /// How long a gateway that was started may take until it listens.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
