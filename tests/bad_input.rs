@@ -50,7 +50,16 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// One or more nodes with `kv` on n1, and something in it.
 fn cluster_with_data(nodes: usize) -> Cluster {
-    let cluster = Cluster::start(nodes);
+    filled(&ClusterOptions::new(nodes))
+}
+
+/// Two nodes as [`cluster_with_data`] makes them, where the service `other` may be used as well.
+fn cluster_for_another() -> Cluster {
+    filled(&ClusterOptions::new(2).grant("operator", "other", "kv"))
+}
+
+fn filled(options: &ClusterOptions) -> Cluster {
+    let cluster = Cluster::with(options);
     cluster.run_kv("n1");
     let _ = cluster.put("n1", "kept", "value").expect_done();
     cluster
@@ -449,10 +458,7 @@ fn the_data_directory_of_another_cluster_is_not_taken_over() {
 
 #[test]
 fn a_full_disk_refuses_what_it_cannot_keep_and_nothing_else() {
-    let options = ClusterOptions::new(2).grant("operator", "other", "kv");
-    let cluster = Cluster::with(&options);
-    cluster.run_kv("n1");
-    let _ = cluster.put("n1", "kept", "value").expect_done();
+    let cluster = cluster_for_another();
     let before = cluster.owner("n1", "kv");
     // The directory is written beside and renamed. A device that is always full takes the place of
     // the new file.
@@ -482,10 +488,7 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_nothing_else() {
 
 #[test]
 fn a_full_disk_for_the_list_of_services_starts_and_takes_none() {
-    let options = ClusterOptions::new(2).grant("operator", "other", "kv");
-    let cluster = Cluster::with(&options);
-    cluster.run_kv("n1");
-    let _ = cluster.put("n1", "kept", "value").expect_done();
+    let cluster = cluster_for_another();
     let before = cluster.owner("n1", "kv");
     let beside = cluster.node("n2").data.join("services.new");
     let fill = || symlink("/dev/full", &beside).expect("symlink");
@@ -616,6 +619,13 @@ fn a_service_whose_program_is_gone_when_its_node_comes_back_is_shown_and_not_for
             settled.then_some(()).ok_or(format!("{found:?}"))
         });
     }
+    // A start that fails as well changes nothing about that.
+    let text = cluster.weft("n1", &run).expect_error(REFUSED, "rejected");
+    assert_says(&text, &["No such file"]);
+    assert_eq!(
+        cluster.instances("kv"),
+        [("n1".to_owned(), "failed".to_owned())]
+    );
     std::fs::copy(TEST_SERVICE, &program).expect("copy");
     let _ = cluster.weft("n1", &run).expect_done();
     cluster.shut_down();

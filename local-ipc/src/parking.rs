@@ -251,29 +251,19 @@ mod models {
     #[test]
     #[should_panic(expected = "slept through")]
     fn without_the_look_a_lazy_send_is_slept_through() {
-        loom::model(|| {
-            let channel = Channel::new();
-            let receiver = thread::spawn({
-                let channel = Arc::clone(&channel);
-                move || channel.sleep_once()
-            });
-            channel.send_lazy(&mut Ringer::default());
-            let asleep = receiver.join().unwrap();
-            let bell = Read32(&channel.bell.word).load();
-            assert_ne!(asleep, Some(bell), "slept through");
-        });
+        one_sleep(|channel| channel.send_lazy(&mut Ringer::default()));
     }
 
     /// One message to a receiver that goes to sleep once. Whoever ends up asleep must have been rung
     /// for, or sleeps through the message.
-    fn one_sleep(look: impl Fn() -> Fenced + Copy + Sync + Send + 'static) {
+    fn one_sleep(send: impl Fn(&Channel) + Sync + Send + 'static) {
         loom::model(move || {
             let channel = Channel::new();
             let receiver = thread::spawn({
                 let channel = Arc::clone(&channel);
                 move || channel.sleep_once()
             });
-            channel.send(&mut Ringer::default(), look);
+            send(&channel);
             let asleep = receiver.join().unwrap();
             let bell = Read32(&channel.bell.word).load();
             assert_ne!(asleep, Some(bell), "slept through");
@@ -282,7 +272,7 @@ mod models {
 
     #[test]
     fn whoever_goes_to_sleep_has_been_rung_for() {
-        one_sleep(publish_before_look);
+        one_sleep(|channel| channel.send(&mut Ringer::default(), publish_before_look));
     }
 
     /// The model can fail: without the sender's fence it finds the lost wake-up. (So would the
@@ -290,7 +280,7 @@ mod models {
     #[test]
     #[should_panic(expected = "slept through")]
     fn without_the_fence_a_wake_up_is_lost() {
-        one_sleep(|| Fenced(()));
+        one_sleep(|channel| channel.send(&mut Ringer::default(), || Fenced(())));
     }
 
     /// The sender looks at the old peer's parked word (awake for ever) until it sees the swap.

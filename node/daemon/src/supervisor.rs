@@ -435,32 +435,28 @@ impl Node {
                 ),
             ));
         }
-        let before = self.services.borrow_mut().remove(&name);
         let service = Rc::new(Service::new(
             name.clone(),
             program,
             ServiceState::Starting,
             Epoch::NONE,
         ));
-        self.services
+        let failed = self
+            .services
             .borrow_mut()
             .insert(name.clone(), Rc::clone(&service));
-        match self
-            .start_registered(
-                &service,
-                before
-                    .map(|before| before.epoch.get())
-                    .filter(|epoch| *epoch != Epoch::NONE),
-            )
-            .await
-        {
-            Ok(started) => Ok(started),
-            Err(refusal) => {
-                self.services.borrow_mut().remove(&name);
-                self.note_services();
-                Err(refusal)
-            }
+        let started = self.start_registered(&service, None).await;
+        if started.is_err() {
+            // One that had failed before is still what the directory names us for.
+            let mut services = self.services.borrow_mut();
+            match failed {
+                Some(failed) => services.insert(name, failed),
+                None => services.remove(&name),
+            };
+            drop(services);
+            self.note_services();
         }
+        started
     }
 
     /// Launches, registers with the directory, and only then activates: the order that keeps a
