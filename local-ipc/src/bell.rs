@@ -17,6 +17,7 @@ use weft_types::Lane;
 
 use crate::half::PeerHalf;
 use crate::layout;
+use crate::parking::Fenced;
 use crate::raw::Memory;
 use crate::sync::{AtomicU32, Ordering, Read32};
 
@@ -203,8 +204,7 @@ pub(crate) fn wake_private(word: &AtomicU32) {
     let _ = futex::wake(word, futex::Flags::PRIVATE, i32::MAX as u32);
 }
 
-/// The mark at which a peer wants to be rung, as the raw word: a sequence plus one, or 0. Only after
-/// a full fence does its absence mean anything.
-pub(crate) fn wake_mark(peer: &Peer, lane: Lane) -> u64 {
+/// The mark at which a peer wants to be rung, as the raw word: a sequence plus one, or 0.
+pub(crate) fn wake_mark(_: Fenced, peer: &Peer, lane: Lane) -> u64 {
     peer.half.memory.read64(layout::wake_at(lane)).load()
 }

@@ -70,6 +70,6 @@ pub use {
     side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
     slot::Header,
     spin::Spin,
-    swap::{Swapper, connect, flush},
+    swap::{Swapper, connect},
     watcher::{Ring, WatchId, Watcher},
 };

@@ -5,10 +5,6 @@
 //! between their store and their load, so at least one of them sees the other: either the receiver
 //! sees the message, or the sender sees the generation and rings. It rings once a generation.
 //!
-//! The fence costs as much as all else of a small message. So a sender may publish several and look
-//! after one fence for all of them. In between it may *glance* at the word without a fence: if it
-//! sees a sleeper it rings, and if it does not, that means nothing.
-//!
 //! The bell's value has to be read *before* the receiver's last look; the kernel then refuses to
 //! sleep on a bell that was rung in between.
 
@@ -29,17 +25,17 @@ pub(crate) struct Parking {
 
 impl Parking {
     /// Says "asleep" in a new generation. The caller looks once more before it sleeps.
-    pub(crate) fn park(&mut self, parked: &AtomicU32) -> Fenced {
+    pub(crate) fn park(&mut self, parked: &AtomicU32) {
         self.generation = self.generation.wrapping_add(1);
         if self.generation == AWAKE || self.generation == PARKED_ALWAYS {
             self.generation = 1;
         }
-        Self::say(parked, self.generation)
+        Self::say(parked, self.generation);
     }
 
     /// Says "asleep for good": every send rings from now on.
-    pub(crate) fn park_always(parked: &AtomicU32) -> Fenced {
-        Self::say(parked, PARKED_ALWAYS)
+    pub(crate) fn park_always(parked: &AtomicU32) {
+        Self::say(parked, PARKED_ALWAYS);
     }
 
     /// Says "awake".
@@ -48,11 +44,11 @@ impl Parking {
         parked.store(AWAKE, Ordering::Relaxed);
     }
 
-    fn say(parked: &AtomicU32, value: u32) -> Fenced {
+    fn say(parked: &AtomicU32, value: u32) {
         // ORDER(parked): store, full fence, then the caller's look at the rings; pairs with
         // publish, full fence, look in `Ringer`.
         parked.store(value, Ordering::Relaxed);
-        publish_before_look()
+        fence(Ordering::SeqCst);
     }
 }
 
@@ -76,13 +72,7 @@ pub(crate) struct Ringer {
 
 impl Ringer {
     /// Whether to ring now, for what was published before the fence.
-    pub(crate) fn must_ring(&mut self, _: &Fenced, parked: Read32<'_>) -> bool {
-        self.glance(parked)
-    }
-
-    /// As [`Self::must_ring`], without a fence: `true` is right (the ring comes after what was
-    /// published, and ends this very sleep), `false` says nothing.
-    pub(crate) fn glance(&mut self, parked: Read32<'_>) -> bool {
+    pub(crate) fn must_ring(&mut self, _: Fenced, parked: Read32<'_>) -> bool {
         let generation = parked.load();
         let asleep = generation != AWAKE;
         let new = generation != self.answered || generation == PARKED_ALWAYS;
@@ -160,7 +150,7 @@ mod models {
         fn receive(&self, parking: &mut Parking, count: u32) {
             loop {
                 let seen = Read32(&self.bell.word).load();
-                let _ = parking.park(&self.parked);
+                parking.park(&self.parked);
                 if self.published.load(Ordering::Acquire) >= count {
                     break;
                 }
@@ -176,29 +166,17 @@ mod models {
         /// Looks once and then goes to sleep: on which value of the bell, if it found nothing.
         fn sleep_once(&self) -> Option<u32> {
             let seen = Read32(&self.bell.word).load();
-            let _ = Parking::default().park(&self.parked);
+            Parking::default().park(&self.parked);
             let found = self.published.load(Ordering::Acquire) == 1;
             (!found).then_some(seen)
         }
 
         fn send(&self, ringer: &mut Ringer, look: impl Fn() -> Fenced) {
-            self.publish();
-            if ringer.must_ring(&look(), Read32(&self.parked)) {
-                self.bell.ring();
-            }
-        }
-
-        /// Sends as `Sender::send_lazy` does: the look is still to come.
-        fn send_lazy(&self, ringer: &mut Ringer) {
-            self.publish();
-            if ringer.glance(Read32(&self.parked)) {
-                self.bell.ring();
-            }
-        }
-
-        fn publish(&self) {
             let published = self.published.load(Ordering::Relaxed);
             self.published.store(published + 1, Ordering::Release);
+            if ringer.must_ring(look(), Read32(&self.parked)) {
+                self.bell.ring();
+            }
         }
     }
 
@@ -227,43 +205,16 @@ mod models {
         one_sender(2);
     }
 
-    /// Two messages and one look after them. Also that a glance which rang for the first leaves none
-    /// unheard.
-    #[test]
-    fn no_batch_is_slept_through() {
-        loom::model(|| {
-            let channel = Channel::new();
-            let receiver = thread::spawn({
-                let channel = Arc::clone(&channel);
-                move || channel.receive(&mut Parking::default(), 2)
-            });
-            let mut ringer = Ringer::default();
-            channel.send_lazy(&mut ringer);
-            channel.send_lazy(&mut ringer);
-            if ringer.must_ring(&publish_before_look(), Read32(&channel.parked)) {
-                channel.bell.ring();
-            }
-            receiver.join().unwrap();
-        });
-    }
-
-    /// What `Sender::flush` is for: a glance alone loses the wake-up.
-    #[test]
-    #[should_panic(expected = "slept through")]
-    fn without_the_look_a_lazy_send_is_slept_through() {
-        one_sleep(|channel| channel.send_lazy(&mut Ringer::default()));
-    }
-
     /// One message to a receiver that goes to sleep once. Whoever ends up asleep must have been rung
     /// for, or sleeps through the message.
-    fn one_sleep(send: impl Fn(&Channel) + Sync + Send + 'static) {
+    fn one_sleep(look: impl Fn() -> Fenced + Copy + Sync + Send + 'static) {
         loom::model(move || {
             let channel = Channel::new();
             let receiver = thread::spawn({
                 let channel = Arc::clone(&channel);
                 move || channel.sleep_once()
             });
-            send(&channel);
+            channel.send(&mut Ringer::default(), look);
             let asleep = receiver.join().unwrap();
             let bell = Read32(&channel.bell.word).load();
             assert_ne!(asleep, Some(bell), "slept through");
@@ -272,7 +223,7 @@ mod models {
 
     #[test]
     fn whoever_goes_to_sleep_has_been_rung_for() {
-        one_sleep(|channel| channel.send(&mut Ringer::default(), publish_before_look));
+        one_sleep(publish_before_look);
     }
 
     /// The model can fail: without the sender's fence it finds the lost wake-up. (So would the
@@ -280,7 +231,7 @@ mod models {
     #[test]
     #[should_panic(expected = "slept through")]
     fn without_the_fence_a_wake_up_is_lost() {
-        one_sleep(|channel| channel.send(&mut Ringer::default(), || Fenced(())));
+        one_sleep(|| Fenced(()));
     }
 
     /// The sender looks at the old peer's parked word (awake for ever) until it sees the swap.
@@ -304,7 +255,7 @@ mod models {
             channel.published.store(1, Ordering::Release);
             let fenced = publish_before_look();
             if channel.swap.load(Ordering::Relaxed) != 0
-                && Ringer::default().must_ring(&fenced, Read32(&channel.parked))
+                && Ringer::default().must_ring(fenced, Read32(&channel.parked))
             {
                 bump(&channel.bell.word);
             }

@@ -19,7 +19,7 @@ use weft_types::{Lane, PerLane, Sequence};
 use crate::bell::{self, Bell, Peer, Wait};
 use crate::error::{PeerFault, RewindError};
 use crate::layout;
-use crate::parking::{self, Fenced, Parking};
+use crate::parking::{self, Parking};
 use crate::slot::{self, Header, SlotState};
 use crate::spin::Spin;
 use crate::swap::Shared;
@@ -51,8 +51,6 @@ pub struct Receiver {
     parking: Parking,
     /// Marks of the peer (see `Sender::wake_when_done`) that we have rung for.
     answered: PerLane<u64>,
-    /// Something was finished and nobody has looked at the peer's mark since.
-    unflushed: PerLane<bool>,
     fault: Option<PeerFault>,
     one_thread: PhantomData<Cell<()>>,
 }
@@ -91,7 +89,6 @@ impl Receiver {
             lanes,
             parking: Parking::default(),
             answered: PerLane::default(),
-            unflushed: PerLane::default(),
             fault: None,
             one_thread: PhantomData,
         }
@@ -141,37 +138,6 @@ impl Receiver {
     ///
     /// Rings our bell if the peer wants to be woken there.
     pub fn finish(&mut self, lane: Lane, up_to: Sequence) {
-        self.advance(lane, up_to);
-        self.flush();
-    }
-
-    /// As [`Self::finish`], but leaves it to [`Self::flush`] (or [`Self::park`]) to make sure that
-    /// a peer which waits for it is rung. The slots are free at once, and a peer that is known to
-    /// wait is rung; only one that begins to wait at this very moment hears of it not before.
-    pub fn finish_lazy(&mut self, lane: Lane, up_to: Sequence) {
-        self.advance(lane, up_to);
-        self.answer_mark(lane);
-    }
-
-    /// Rings if the peer waits for what was finished and does not know. Cheap if all is known.
-    pub fn flush(&mut self) {
-        if self.is_unflushed() {
-            self.look_at_marks(&parking::publish_before_look());
-        }
-    }
-
-    /// [`Self::flush`] behind a fence that somebody else needed, too.
-    pub(crate) fn flush_behind(&mut self, fenced: &Fenced) {
-        if self.is_unflushed() {
-            self.look_at_marks(fenced);
-        }
-    }
-
-    pub(crate) fn is_unflushed(&self) -> bool {
-        self.unflushed.iter().any(|(_, unflushed)| *unflushed)
-    }
-
-    fn advance(&mut self, lane: Lane, up_to: Sequence) {
         let incoming = &mut self.lanes[lane];
         let done = up_to.get().min(incoming.taken);
         if done <= incoming.done {
@@ -186,28 +152,16 @@ impl Receiver {
             .memory
             .word64(layout::done_at(lane))
             .store(done, Ordering::Release);
-        self.unflushed[lane] = true;
-    }
-
-    // ORDER(mark): `done`, full fence, look at the mark; pairs with `Sender::wake_when_done`.
-    fn look_at_marks(&mut self, _: &Fenced) {
+        // ORDER(mark): `done`, full fence, look at the mark; pairs with `Sender::wake_when_done`.
+        let fenced = parking::publish_before_look();
         if self.shared.for_receiver.is_raised() {
             self.adopt();
         }
         if !self.former.is_empty() {
             self.retire();
         }
-        for lane in Lane::ALL {
-            if std::mem::take(&mut self.unflushed[lane]) {
-                self.answer_mark(lane);
-            }
-        }
-    }
-
-    /// Rings if the peer is seen to wait for what is done.
-    fn answer_mark(&mut self, lane: Lane) {
-        let mark = bell::wake_mark(&self.current, lane);
-        if mark != 0 && mark != self.answered[lane] && self.lanes[lane].done >= mark - 1 {
+        let mark = bell::wake_mark(fenced, &self.current, lane);
+        if mark != 0 && mark != self.answered[lane] && done >= mark - 1 {
             self.answered[lane] = mark;
             self.shared.ring();
         }
@@ -285,8 +239,7 @@ impl Receiver {
     /// sleep, on a bell value that was read before that look.
     pub fn park(&mut self) {
         let word = self.shared.own.memory.word32(layout::PARKED_AT);
-        let fenced = self.parking.park(word);
-        self.flush_behind(&fenced);
+        self.parking.park(word);
     }
 
     /// Says "awake" again: sends need not ring.
@@ -296,8 +249,7 @@ impl Receiver {
 
     /// Leaves the note of a consumer that froze: every send rings until a successor takes over.
     pub fn park_always(&mut self) {
-        let fenced = Parking::park_always(self.shared.own.memory.word32(layout::PARKED_AT));
-        self.flush_behind(&fenced);
+        Parking::park_always(self.shared.own.memory.word32(layout::PARKED_AT));
     }
 
     /// Whether an operation would find something now: a message, a fault or a swap. Changes
@@ -423,11 +375,5 @@ impl Receiver {
         let lanes = &self.lanes;
         self.former
             .retain(|former| former.end.iter().any(|(lane, &end)| end > lanes[lane].done));
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.flush();
     }
 }

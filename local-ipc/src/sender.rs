@@ -3,10 +3,6 @@
 //! If we die on any line, the peer sees each message whole or not at all, and who follows us reads
 //! `[done, published)` from our ring. If the peer dies, its cursors stay as they are: at most our
 //! ring fills up, until a swap brings a successor.
-//!
-//! To send is to publish, which takes a few stores, and to look whether the peer sleeps, for which
-//! what was published has to be in the peer's sight first: a full fence, which waits for the lines
-//! that the peer has read last. Who has several messages looks once behind the last of them.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -18,7 +14,7 @@ use crate::arena::{Arena, Place};
 use crate::bell::Peer;
 use crate::error::{PeerFault, SendError};
 use crate::layout::{self, INLINE_BYTES};
-use crate::parking::{self, Fenced, Ringer};
+use crate::parking::{self, Ringer};
 use crate::raw::Memory;
 use crate::slot::{self, Header};
 use crate::swap::Shared;
@@ -31,8 +27,6 @@ pub struct Sender {
     peer: Arc<Peer>,
     lanes: PerLane<Outgoing>,
     ringer: Ringer,
-    /// Something was published and nobody has looked since whether the peer sleeps.
-    unflushed: bool,
     /// What a successor did wrong when it was picked up; its own successor can mend it.
     fault: Option<PeerFault>,
     one_thread: PhantomData<Cell<()>>,
@@ -72,7 +66,6 @@ impl Sender {
             peer,
             lanes,
             ringer: Ringer::default(),
-            unflushed: false,
             fault: None,
             one_thread: PhantomData,
         }
@@ -90,63 +83,15 @@ impl Sender {
         header: Header,
         body: &[u8],
     ) -> Result<Sequence, SendError> {
-        let sequence = self.append(lane, header, body)?;
-        self.flush();
-        Ok(sequence)
-    }
-
-    /// As [`Self::try_send`], but leaves it to [`Self::flush`] to make sure that the peer is rung.
-    ///
-    /// A peer that is awake finds the message at once, and one that is known to sleep is rung. Only
-    /// one that goes to sleep at this very moment hears of it not before the flush, so never wait
-    /// for an answer without one.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::try_send`].
-    pub fn send_lazy(
-        &mut self,
-        lane: Lane,
-        header: Header,
-        body: &[u8],
-    ) -> Result<Sequence, SendError> {
-        let sequence = self.append(lane, header, body)?;
-        self.glance();
-        Ok(sequence)
-    }
-
-    /// Publishes as many of these messages as there is room for, and looks once whether to ring.
-    /// Tells how many; the others were not sent.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::try_send`], if the first one failed.
-    pub fn send_batch<'a>(
-        &mut self,
-        lane: Lane,
-        messages: impl IntoIterator<Item = (Header, &'a [u8])>,
-    ) -> Result<usize, SendError> {
-        let mut sent = 0;
-        for (header, body) in messages {
-            match self.send_lazy(lane, header, body) {
-                Ok(_) => sent += 1,
-                Err(error) if sent == 0 => return Err(error),
-                Err(_) => break,
-            }
+        self.follow()?;
+        if !self.lanes[lane].settled {
+            self.lanes[lane].settled = true;
+            self.read_done(lane)?;
         }
-        self.flush();
-        Ok(sent)
+        self.publish(lane, header, body)
     }
 
-    /// Rings if the peer sleeps and does not know of what was sent. Cheap if all is known.
-    pub fn flush(&mut self) {
-        if self.unflushed {
-            self.look(&parking::publish_before_look());
-        }
-    }
-
-    /// Publishes a message that a predecessor had sent already, under its old sequence. Lazily, see
-    /// [`Self::send_lazy`]: what is replayed comes in numbers.
+    /// Publishes a message that a predecessor had sent already, under its old sequence.
     ///
     /// # Errors
     ///
@@ -167,9 +112,7 @@ impl Sender {
                 next,
             });
         }
-        self.publish(lane, header, body)?;
-        self.glance();
-        Ok(())
+        self.publish(lane, header, body).map(|_| ())
     }
 
     /// Whether a small message would find a slot now. `true` after a fault too: sending tells it.
@@ -215,8 +158,7 @@ impl Sender {
             .memory
             .word64(layout::wake_at(lane))
             .store(at.get().saturating_add(1), Ordering::Relaxed);
-        let fenced = parking::publish_before_look();
-        self.flush_behind(&fenced);
+        let _ = parking::publish_before_look();
         // After a fault there is nothing to wait for: sending tells it.
         self.done(lane).is_ok_and(|done| done >= at) || self.fault.is_some()
     }
@@ -241,25 +183,8 @@ impl Sender {
             .collect()
     }
 
-    /// Publishes what was not sent before.
-    fn append(&mut self, lane: Lane, header: Header, body: &[u8]) -> Result<Sequence, SendError> {
-        self.follow()?;
-        if !self.lanes[lane].settled {
-            self.lanes[lane].settled = true;
-            self.read_done(lane)?;
-        }
-        self.publish(lane, header, body)
-    }
-
     fn publish(&mut self, lane: Lane, header: Header, body: &[u8]) -> Result<Sequence, SendError> {
-        let place = match self.find_room(lane, body.len()) {
-            Ok(place) => place,
-            Err(error) => {
-                // Nobody waits for room that a sleeper would have to make.
-                self.flush();
-                return Err(error);
-            }
-        };
+        let place = self.find_room(lane, body.len())?;
         let own = &self.shared.own;
         let outgoing = &mut self.lanes[lane];
         let sequence = outgoing.next;
@@ -277,40 +202,17 @@ impl Sender {
             outgoing.arena.commit(sequence, place);
         }
         outgoing.next += 1;
-        self.unflushed = true;
-        Ok(Sequence::new(sequence))
-    }
 
-    /// Rings if the peer is seen to sleep.
-    fn glance(&mut self) {
-        let parked = self.peer.half.memory.read32(layout::PARKED_AT);
-        if self.ringer.glance(parked) {
-            self.shared.ring();
-        }
-    }
-
-    /// Rings if the peer sleeps.
-    fn look(&mut self, fenced: &Fenced) {
-        self.unflushed = false;
+        let fenced = parking::publish_before_look();
         if self.shared.for_sender.is_raised() {
-            // The messages are out. If the successor is at fault, the next operation says so.
+            // The message is out. If the successor is at fault, the next operation says so.
             self.adopt();
         }
         let parked = self.peer.half.memory.read32(layout::PARKED_AT);
         if self.ringer.must_ring(fenced, parked) {
             self.shared.ring();
         }
-    }
-
-    pub(crate) const fn is_unflushed(&self) -> bool {
-        self.unflushed
-    }
-
-    /// [`Self::flush`] behind a fence that somebody else needed, too.
-    pub(crate) fn flush_behind(&mut self, fenced: &Fenced) {
-        if self.unflushed {
-            self.look(fenced);
-        }
+        Ok(Sequence::new(sequence))
     }
 
     /// A free slot, and a place in the arena if the body needs one.
@@ -360,12 +262,6 @@ impl Sender {
         self.fault = Lane::ALL
             .into_iter()
             .find_map(|lane| self.read_done(lane).err());
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.flush();
     }
 }
 

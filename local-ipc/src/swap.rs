@@ -104,17 +104,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// [`Sender::flush`] and [`Receiver::flush`] of one channel end or of two, behind one fence; none if
-/// both know all.
-pub fn flush(sender: &mut Sender, receiver: &mut Receiver) {
-    if !sender.is_unflushed() && !receiver.is_unflushed() {
-        return;
-    }
-    let fenced = parking::publish_before_look();
-    sender.flush_behind(&fenced);
-    receiver.flush_behind(&fenced);
-}
-
 /// Replaces the peer of one channel end. Any thread may hold one.
 #[derive(Clone, Debug)]
 pub struct Swapper(Arc<Shared>);

@@ -297,9 +297,8 @@ impl Channel {
         self.entry.local.load(Ordering::Relaxed)
     }
 
-    /// Puts a message into the ring without waiting, and leaves it to [`Channel::flush`] to see that
-    /// a service which sleeps hears of it.
-    fn put(
+    /// Sends without waiting.
+    pub(crate) fn try_send(
         &mut self,
         lane: Lane,
         kind: MessageKind,
@@ -314,7 +313,7 @@ impl Channel {
             correlation: Sequence::ZERO,
             has_descriptors: false,
         };
-        match self.sender.send_lazy(lane, header, body) {
+        match self.sender.try_send(lane, header, body) {
             Ok(sequence) => {
                 self.questions[lane].sent(sequence, kind == MessageKind::Request);
                 Ok(sequence)
@@ -330,8 +329,8 @@ impl Channel {
         }
     }
 
-    /// Sends lazily, and waits for room where the channel is full.
-    pub(crate) fn send_lazy(
+    /// Sends, and waits for room where the channel is full.
+    pub(crate) fn send(
         &mut self,
         lane: Lane,
         kind: MessageKind,
@@ -343,7 +342,7 @@ impl Channel {
         loop {
             // Of these no other thread makes fewer, so that waiting would not help.
             self.check_questions(lane)?;
-            match self.put(lane, kind, type_index, body) {
+            match self.try_send(lane, kind, type_index, body) {
                 Err(error) if error.code() == RefusalCode::Busy => {
                     // Our peer may wait for room too: taking its answers is what lets it go on.
                     self.drain()?;
@@ -358,11 +357,6 @@ impl Channel {
                 outcome => return outcome,
             }
         }
-    }
-
-    /// Sees that the service hears of all that was sent, should it sleep.
-    pub(crate) fn flush(&mut self) {
-        self.sender.flush();
     }
 
     /// Refuses a further question where none of the last so many answers was waited for.
@@ -394,7 +388,6 @@ impl Channel {
         timeout: Duration,
     ) -> Result<(), Error> {
         let deadline = Instant::now() + timeout;
-        self.flush();
         while self.done(lane)? < up_to {
             self.drain()?;
             self.sender.wake_when_done(lane, up_to);
@@ -413,7 +406,6 @@ impl Channel {
         timeout: Duration,
     ) -> Result<Vec<u8>, Error> {
         let deadline = Instant::now() + timeout;
-        self.flush();
         let mut spin = Spin::new();
         loop {
             self.drain()?;
@@ -439,7 +431,6 @@ impl Channel {
         self.entry
             .watch(&mut lock(&self.entry.state), self.domain.watcher());
         *lock(&self.entry.waker) = Some(context.waker().clone());
-        self.flush();
         if let Err(error) = self.drain() {
             return Poll::Ready(Err(error));
         }
@@ -483,12 +474,6 @@ impl Channel {
     /// Files the answers that have come. Of a peer that answers as fast as they are read, as many as
     /// a ring of the usual size holds, so that the caller gets to look at its clock.
     fn drain(&mut self) -> Result<(), Error> {
-        let outcome = self.file_answers();
-        self.receiver.flush();
-        outcome
-    }
-
-    fn file_answers(&mut self) -> Result<(), Error> {
         for _ in 0..MAX_DRAIN {
             let received = match self.receiver.try_receive(&mut self.buffer) {
                 Ok(Some(received)) => received,
@@ -501,7 +486,7 @@ impl Channel {
                 self.questions[lane].answered(header.correlation, outcome);
             }
             // A service has nothing to ask of its client: such a message is dropped.
-            self.receiver.finish_lazy(lane, received.sequence.next());
+            self.receiver.finish(lane, received.sequence.next());
         }
         Ok(())
     }

@@ -60,9 +60,9 @@ impl DynamicEndpoint {
         timeout: Duration,
     ) -> Result<Vec<u8>, Error> {
         let index = self.index(message)?;
-        let question =
-            self.channel
-                .send_lazy(self.lane, MessageKind::Request, index, body, timeout)?;
+        let question = self
+            .channel
+            .send(self.lane, MessageKind::Request, index, body, timeout)?;
         self.channel.wait(self.lane, question, timeout)
     }
 
@@ -78,9 +78,9 @@ impl DynamicEndpoint {
         timeout: Duration,
     ) -> Result<Sequence, Error> {
         let index = self.index(message)?;
-        let sequence =
-            self.channel
-                .send_lazy(self.lane, MessageKind::Tell, index, body, timeout)?;
+        let sequence = self
+            .channel
+            .send(self.lane, MessageKind::Tell, index, body, timeout)?;
         self.channel
             .wait_done(self.lane, sequence.next(), timeout)?;
         Ok(sequence)

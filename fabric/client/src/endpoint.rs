@@ -99,29 +99,8 @@ impl<C: Contract> Endpoint<C> {
         M: Message,
         C: Accepts<M>,
     {
-        let ticket = self.send_lazy(message)?;
-        self.flush();
-        Ok(ticket)
-    }
-
-    /// As [`Endpoint::send`], for the first of several messages: costs less, and leaves it to
-    /// [`Endpoint::flush`], or to the next wait, to wake a service that falls asleep meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// As [`Endpoint::send`].
-    pub fn send_lazy<M>(&mut self, message: &M) -> Result<Ticket<C::Reply>, Error>
-    where
-        M: Message,
-        C: Accepts<M>,
-    {
         let sequence = self.put(message, MessageKind::Request)?;
         Ok(Ticket::new(self.lane, sequence))
-    }
-
-    /// Sees that the service hears of everything that was sent lazily.
-    pub fn flush(&mut self) {
-        self.channel.flush();
     }
 
     /// Sends a message and wants no reply. The sequence tells [`Endpoint::wait_handled`] what to
@@ -131,21 +110,6 @@ impl<C: Contract> Endpoint<C> {
     ///
     /// As [`Endpoint::send`].
     pub fn tell<M>(&mut self, message: &M) -> Result<Sequence, Error>
-    where
-        M: Message,
-        C: Accepts<M>,
-    {
-        let sequence = self.tell_lazy(message)?;
-        self.flush();
-        Ok(sequence)
-    }
-
-    /// As [`Endpoint::tell`], as [`Endpoint::send_lazy`] is to [`Endpoint::send`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Endpoint::send`].
-    pub fn tell_lazy<M>(&mut self, message: &M) -> Result<Sequence, Error>
     where
         M: Message,
         C: Accepts<M>,
@@ -161,7 +125,7 @@ impl<C: Contract> Endpoint<C> {
         self.scratch.clear();
         weft_contract::encode(message, &mut self.scratch)?;
         self.channel
-            .send_lazy(self.lane, kind, C::INDEX, &self.scratch, SEND_TIMEOUT)
+            .send(self.lane, kind, C::INDEX, &self.scratch, SEND_TIMEOUT)
     }
 
     /// Waits in this thread until the service has handled everything up to and with `sequence`.
@@ -194,7 +158,7 @@ impl<C: Contract> Endpoint<C> {
         M: Message,
         C: Accepts<M>,
     {
-        let ticket = self.send_lazy(message)?;
+        let ticket = self.send(message)?;
         self.wait(ticket, timeout)
     }
 

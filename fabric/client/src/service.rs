@@ -200,26 +200,19 @@ struct Outgoing {
 impl Client {
     /// Puts stalled replies into the ring as far as they fit. True if none is left.
     fn flush(&mut self) -> bool {
-        let all = self.put_stalled();
-        // One fence for the reply and for the request that it finishes.
-        weft_local_ipc::flush(&mut self.sender, &mut self.receiver);
-        all
-    }
-
-    fn put_stalled(&mut self) -> bool {
         while let Some(outgoing) = self.stalled.front() {
             let (lane, header) = (outgoing.lane, outgoing.header);
             let sent = match outgoing.replays {
                 Some(sequence) => self.sender.replay(lane, sequence, header, &outgoing.body),
                 None => self
                     .sender
-                    .send_lazy(lane, header, &outgoing.body)
+                    .try_send(lane, header, &outgoing.body)
                     .map(|_| ()),
             };
             match sent {
                 Ok(()) => {
                     if let Some(sequence) = outgoing.finishes {
-                        self.receiver.finish_lazy(outgoing.lane, sequence.next());
+                        self.receiver.finish(outgoing.lane, sequence.next());
                     }
                     self.stalled.pop_front();
                 }

@@ -451,13 +451,12 @@ impl Channel {
             used_bytes: 0,
             full: false,
         };
-        let mut fault = None;
         let outcome = loop {
             let rest = &bytes[delivered.used_bytes..];
             let message = match decode_message(rest) {
                 Ok(Some(message)) => message,
                 Ok(None) => break Ok(()),
-                Err(error) => break Err(DeliverError::Wire(error)),
+                Err(error) => return Err(DeliverError::Wire(error)),
             };
             match core.deliver_one(lane, &message.head, message.body) {
                 Ok(true) => delivered.used_bytes += message.used_bytes,
@@ -465,22 +464,21 @@ impl Channel {
                     delivered.full = true;
                     break Ok(());
                 }
-                Err(refusal) => {
-                    fault = Some(refusal);
-                    break Err(DeliverError::Stale);
-                }
+                Err(refusal) => break Err(refusal),
             }
         };
-        core.sender.flush();
         let wake = was_idle && core.session.in_progress(lane);
         drop(core);
         if wake {
             self.main_wake.notify_one();
         }
-        if let Some(refusal) = fault {
-            self.end(attachment, Ending::Fault(refusal));
+        match outcome {
+            Ok(()) => Ok(delivered),
+            Err(refusal) => {
+                self.end(attachment, Ending::Fault(refusal));
+                Err(DeliverError::Stale)
+            }
         }
-        outcome.map(|()| delivered)
     }
 
     /// The peer acknowledges.

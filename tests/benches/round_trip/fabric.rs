@@ -128,7 +128,7 @@ pub(crate) fn ask(part: &Part, socket: &str) -> Outcome<Sample> {
             let mut open = VecDeque::with_capacity(window);
             windowed(part.extent, &part.watched, window, |count| {
                 for _ in 0..count {
-                    open.push_back(kv.send_lazy(&get)?);
+                    open.push_back(kv.send(&get)?);
                 }
                 let ticket = open.pop_front().ok_or("nothing is open")?;
                 check(kv.wait(ticket, PATIENCE)?)?;

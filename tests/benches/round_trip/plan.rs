@@ -1,6 +1,5 @@
 //! What is measured: the rows of the tables and what each is held against.
 
-use crate::ring;
 use crate::role::{Shape, Transport};
 use crate::unix::Manner;
 
@@ -49,7 +48,9 @@ pub(crate) struct Row {
 pub(crate) enum Contender {
     /// Two processes of this program on one machine.
     Slot,
-    Ring(ring::Manner),
+    Ring {
+        spins: bool,
+    },
     Unix(Manner),
     /// Two processes of this program over loopback.
     Quinn,
@@ -71,7 +72,7 @@ impl Contender {
     pub(crate) fn transport(self) -> Option<Transport> {
         match self {
             Self::Slot => Some(Transport::Slot),
-            Self::Ring(manner) => Some(Transport::Ring(manner)),
+            Self::Ring { spins } => Some(Transport::Ring { spins }),
             Self::Unix(manner) => Some(Transport::Unix(manner)),
             Self::Quinn | Self::WeftLocal | Self::WeftRemote | Self::KernelPing => None,
         }
@@ -82,7 +83,6 @@ impl Contender {
 pub(crate) fn groups() -> Vec<Group> {
     let row = |name, contender| Row { name, contender };
     let unix = |manner| Contender::Unix(manner);
-    let own = |manner| Contender::Ring(manner);
     let group = |title, waiting, shape, rows| Group {
         title,
         waiting,
@@ -97,7 +97,7 @@ pub(crate) fn groups() -> Vec<Group> {
             Shape::RoundTrip,
             vec![
                 row("one shared slot (floor)", Contender::Slot),
-                row("local-ipc ring", own(ring::Manner::Spins)),
+                row("local-ipc ring", Contender::Ring { spins: true }),
                 row("Weft call, kv Get", Contender::WeftLocal),
                 row("Unix stream, polled", unix(Manner::Spins)),
             ],
@@ -108,7 +108,7 @@ pub(crate) fn groups() -> Vec<Group> {
             Shape::RoundTrip,
             vec![
                 row("Unix stream", unix(Manner::Sleeps)),
-                row("local-ipc ring, no spin", own(ring::Manner::Sleeps)),
+                row("local-ipc ring, no spin", Contender::Ring { spins: false }),
             ],
         ),
         Group {
@@ -119,7 +119,7 @@ pub(crate) fn groups() -> Vec<Group> {
                 Shape::RoundTrip,
                 vec![
                     row("Unix stream", unix(Manner::Sleeps)),
-                    row("local-ipc ring, no spin", own(ring::Manner::Sleeps)),
+                    row("local-ipc ring, no spin", Contender::Ring { spins: false }),
                     row("Weft call, kv Get", Contender::WeftLocal),
                 ],
             )
@@ -141,8 +141,7 @@ pub(crate) fn groups() -> Vec<Group> {
             vec![
                 row("Unix stream, batched", unix(Manner::Sleeps)),
                 row("Unix stream, a write each", unix(Manner::OneByOne)),
-                row("local-ipc ring, batched", own(ring::Manner::Batches)),
-                row("local-ipc ring, a look each", own(ring::Manner::Spins)),
+                row("local-ipc ring, awake", Contender::Ring { spins: true }),
                 row("Weft, kv Get", Contender::WeftLocal),
             ],
         ),

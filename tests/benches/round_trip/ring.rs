@@ -3,10 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use weft_local_ipc::{
     Geometry, Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Start,
-    Wait, connect, flush,
+    Wait, connect,
 };
 use weft_types::{Lane, MessageKind, Sequence, TypeIndex};
 
@@ -18,29 +17,18 @@ use crate::role::{Part, Shape, line};
 const LANE: Lane = Lane::NORMAL;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How the two sides send and wait.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) enum Manner {
-    /// They look until there is something.
-    Spins,
-    /// As `Spins`; and who has several messages to send or to finish does so lazily, with one fence
-    /// behind the last.
-    Batches,
-    /// They go to sleep at once.
-    Sleeps,
-}
-
 struct Ring {
     sender: Sender,
     receiver: Receiver,
-    manner: Manner,
+    /// Whether it looks until there is something, or goes to sleep at once.
+    spins: bool,
     body: Vec<u8>,
     /// Keeps the channel's hang-up from ringing.
     _side: SideSocket,
 }
 
 impl Ring {
-    fn open(manner: Manner) -> Outcome<Self> {
+    fn open(spins: bool) -> Outcome<Self> {
         let side = SideSocket::from(line()?);
         let own = OwnHalf::create(Geometry::DEFAULT, Start::default())?;
         side.send(b"half", &[own.share()?.as_fd()])?;
@@ -50,7 +38,7 @@ impl Ring {
         Ok(Self {
             sender,
             receiver,
-            manner,
+            spins,
             body: Vec::new(),
             _side: side,
         })
@@ -65,12 +53,7 @@ impl Ring {
         };
         let mut spin = Spin::lasting(PATIENCE);
         loop {
-            let sent = if self.manner == Manner::Batches {
-                self.sender.send_lazy(LANE, header, body)
-            } else {
-                self.sender.try_send(LANE, header, body)
-            };
-            match sent {
+            match self.sender.try_send(LANE, header, body) {
                 // The other side is about to take what is in the way.
                 Err(SendError::Full { .. }) if spin.again() => {}
                 outcome => return outcome.map(|_| ()).map_err(Into::into),
@@ -78,29 +61,20 @@ impl Ring {
         }
     }
 
-    /// Makes known what was sent and finished lazily.
-    fn flush(&mut self) {
-        flush(&mut self.sender, &mut self.receiver);
-    }
-
     /// The next message, if there is one; its body is in `self.body`.
     fn poll(&mut self) -> Outcome<bool> {
         let Some(received) = self.receiver.try_receive(&mut self.body)? else {
             return Ok(false);
         };
-        let (lane, next) = (received.lane, received.sequence.next());
-        if self.manner == Manner::Batches {
-            self.receiver.finish_lazy(lane, next);
-        } else {
-            self.receiver.finish(lane, next);
-        }
+        self.receiver
+            .finish(received.lane, received.sequence.next());
         Ok(true)
     }
 
     fn receive(&mut self) -> Outcome {
         let mut spin = Spin::lasting(PATIENCE);
         while !self.poll()? {
-            let late = if self.manner != Manner::Sleeps {
+            let late = if self.spins {
                 !spin.again()
             } else {
                 let wait = self
@@ -116,8 +90,8 @@ impl Ring {
     }
 }
 
-pub(crate) fn ask(part: &Part, manner: Manner) -> Outcome<Sample> {
-    let mut ring = Ring::open(manner)?;
+pub(crate) fn ask(part: &Part, spins: bool) -> Outcome<Sample> {
+    let mut ring = Ring::open(spins)?;
     let question = [7; QUESTION_BYTES];
     let sample = match part.shape {
         Shape::RoundTrip => round_trips(part.extent, &part.watched, || {
@@ -129,7 +103,6 @@ pub(crate) fn ask(part: &Part, manner: Manner) -> Outcome<Sample> {
             for _ in 0..count {
                 ring.send(&question)?;
             }
-            ring.flush();
             ring.receive()?;
             let mut back = 1;
             while ring.poll()? {
@@ -139,24 +112,17 @@ pub(crate) fn ask(part: &Part, manner: Manner) -> Outcome<Sample> {
         }),
     }?;
     ring.send(b"")?;
-    ring.flush();
     Ok(sample)
 }
 
-pub(crate) fn answer(part: &Part, manner: Manner) -> Outcome {
-    let mut ring = Ring::open(manner)?;
+pub(crate) fn answer(part: &Part, spins: bool) -> Outcome {
+    let mut ring = Ring::open(spins)?;
     let body = vec![7; part.body_bytes];
     loop {
         ring.receive()?;
-        loop {
-            if ring.body.is_empty() {
-                return Ok(());
-            }
-            ring.send(&body)?;
-            if !ring.poll()? {
-                break;
-            }
+        if ring.body.is_empty() {
+            return Ok(());
         }
-        ring.flush();
+        ring.send(&body)?;
     }
 }

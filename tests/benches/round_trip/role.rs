@@ -40,7 +40,7 @@ pub(crate) enum Transport {
     /// One slot each way in shared memory, and nothing else: the least that it can cost.
     Slot,
     /// The rings of `local-ipc`.
-    Ring(ring::Manner),
+    Ring { spins: bool },
     /// A Unix stream socket.
     Unix(unix::Manner),
     /// One QUIC stream, mutual TLS.
@@ -91,7 +91,7 @@ pub(crate) fn play(mut part: Part) -> Outcome {
 fn ask(part: &Part) -> Outcome<Sample> {
     match &part.transport {
         Transport::Slot => slot::ask(part),
-        Transport::Ring(manner) => ring::ask(part, *manner),
+        Transport::Ring { spins } => ring::ask(part, *spins),
         Transport::Unix(manner) => unix::ask(part, *manner),
         Transport::Quinn { identity, server } => {
             quic::ask(part, identity, server.as_ref().ok_or("no server is named")?)
@@ -104,7 +104,7 @@ fn ask(part: &Part) -> Outcome<Sample> {
 fn answer(part: &Part) -> Outcome {
     match &part.transport {
         Transport::Slot => slot::answer(part),
-        Transport::Ring(manner) => ring::answer(part, *manner),
+        Transport::Ring { spins } => ring::answer(part, *spins),
         Transport::Unix(manner) => unix::answer(part, *manner),
         Transport::Quinn { identity, .. } => quic::answer(part, identity),
         Transport::Weft { .. } | Transport::KernelPing { .. } => {
