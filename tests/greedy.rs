@@ -62,6 +62,7 @@ fn ask_to_open(control: &mut Link) -> Result<(), weft::Error> {
     let small = Geometry {
         slots: 2,
         arena_bytes: 0,
+        ..Geometry::DEFAULT.fixed()
     };
     let half = OwnHalf::create(small, Start::default()).expect("a half");
     let open = OpenChannel {

@@ -30,9 +30,9 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    pub(crate) fn new(bytes: u32, slots: u32) -> Self {
+    pub(crate) fn new(bytes: u64, slots: u32) -> Self {
         Self {
-            size: u64::from(bytes),
+            size: bytes,
             head: 0,
             tail: 0,
             bodies: VecDeque::with_capacity(slots as usize),

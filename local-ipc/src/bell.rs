@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::thread::futex::{self, ClockId, Timespec, WaitFlags, WaitPtr, WaitvFlags};
-use weft_types::Lane;
+use weft_types::{Lane, PerLane};
 
 use crate::half::PeerHalf;
 use crate::layout;
 use crate::parking::Fenced;
-use crate::raw::Memory;
+use crate::raw::{PeerWord32, PeerWord64};
 use crate::sync::{AtomicU32, Ordering, Read32};
 
 /// Counts the swaps of this process. Private to it.
@@ -35,12 +35,21 @@ const GROUP_SLICE: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) half: PeerHalf,
+    bell: PeerWord32,
+    /// Says whether its receiver sleeps.
+    pub(crate) parked: PeerWord32,
+    /// Where its sender wants to be woken.
+    marks: PerLane<PeerWord64>,
     superseded: AtomicBool,
 }
 
 impl Peer {
     pub(crate) fn new(half: PeerHalf) -> Arc<Self> {
+        let memory = &half.memory;
         Arc::new(Self {
+            bell: memory.word32(layout::BELL_AT),
+            parked: memory.word32(layout::PARKED_AT),
+            marks: PerLane::from_fn(|lane| memory.word64(layout::wake_at(lane))),
             half,
             superseded: AtomicBool::new(false),
         })
@@ -83,7 +92,7 @@ impl Bell {
     }
 
     fn word(&self) -> Read32<'_> {
-        self.0.half.memory.read32(layout::BELL_AT)
+        self.0.bell.read()
     }
 
     fn differs(&self, seen: u32) -> bool {
@@ -205,6 +214,7 @@ pub(crate) fn wake_private(word: &AtomicU32) {
 }
 
 /// The mark at which a peer wants to be rung, as the raw word: a sequence plus one, or 0.
+#[inline]
 pub(crate) fn wake_mark(_: Fenced, peer: &Peer, lane: Lane) -> u64 {
-    peer.half.memory.read64(layout::wake_at(lane)).load()
+    peer.marks[lane].read().load()
 }

@@ -11,9 +11,11 @@ use crate::layout::Geometry;
 pub enum RegionError {
     /// The caller (or the peer's header) asks for sizes out of bounds.
     #[error(
-        "a half of {} slots and {} arena bytes a lane is out of bounds",
+        "a half of {} slots of {} bytes and {} arena bytes a lane that grows {} times is out of bounds",
         .0.slots,
-        .0.arena_bytes
+        .0.slot_bytes,
+        .0.arena_bytes,
+        .0.growth
     )]
     Geometry(Geometry),
     /// A start beyond [`crate::MAX_SEQUENCE`].
@@ -123,6 +125,18 @@ pub enum PeerFault {
         /// The claimed length in bytes.
         len_bytes: u32,
     },
+    /// A body that has not the size of the type that the receiver expects.
+    #[error("{lane}: message {sequence} has {len_bytes} bytes, its type has {expected}")]
+    WrongLength {
+        /// The lane.
+        lane: Lane,
+        /// The message.
+        sequence: Sequence,
+        /// Its length in bytes.
+        len_bytes: usize,
+        /// The size of the type in bytes.
+        expected: usize,
+    },
     /// A body that would lie outside its lane's arena.
     #[error("{lane}: message {sequence} lies outside its arena (at {offset}, {len_bytes} bytes)")]
     OutOfBounds {
@@ -164,6 +178,16 @@ pub enum PeerFault {
         expected: Sequence,
         /// Where the ring starts.
         first: Sequence,
+    },
+    /// A segment that begins before the last one, or that has no memory.
+    #[error("{lane}: segment {segment} cannot begin at {start}, or has no memory")]
+    WrongSegment {
+        /// The lane.
+        lane: Lane,
+        /// Which of its segments.
+        segment: u32,
+        /// Where it begins, by the peer's word.
+        start: Sequence,
     },
     /// More predecessors hold messages that nobody finished than a receiver keeps.
     #[error("more than {most} former peers left messages that are not done")]

@@ -9,9 +9,10 @@ use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use weft_types::{Lane, PerLane, Sequence};
 
-use crate::error::RegionError;
+use crate::error::{PeerFault, RegionError};
 use crate::layout::{self, Geometry, MAX_SEQUENCE, Start};
-use crate::raw::{Memory, OwnMemory, PeerMemory};
+use crate::raw::{OwnMemory, PeerBytes, PeerMemory, PeerWord64};
+use crate::segment::{LaneStarts, OwnSegment, PeerSegment, Starts};
 use crate::slot::{self, SlotState};
 use crate::sync::Ordering;
 
@@ -51,9 +52,8 @@ impl OwnHalf {
     pub fn create(geometry: Geometry, start: Start) -> Result<Self, RegionError> {
         let geometry = geometry.check()?;
         start.check()?;
-        let bytes = geometry.region_bytes();
-        let fd = memory_file(bytes)?;
-        let memory = OwnMemory::map(&fd, bytes as usize)?;
+        let fd = memory_file(geometry)?;
+        let memory = OwnMemory::map(&fd, geometry.region_bytes() as usize)?;
         write_header(&memory, geometry, &start);
         rustix::fs::fcntl_add_seals(&fd, required_seals())
             .map_err(|error| RegionError::system("seal", error))?;
@@ -81,10 +81,51 @@ impl OwnHalf {
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
+
+    /// A segment of a lane.
+    pub(crate) fn segment(&self, lane: Lane, index: u32, start: u64) -> OwnSegment {
+        let geometry = self.geometry;
+        let ring = self.memory.ring(
+            geometry.ring_at(lane, index),
+            geometry.slots_of(index),
+            geometry.slot_bytes as usize,
+        );
+        OwnSegment {
+            ring,
+            geometry,
+            lane,
+            index,
+            start,
+        }
+    }
+
+    /// Gets memory for a segment that is about to be linked. `false` if there is none.
+    pub(crate) fn allocate_segment(&self, lane: Lane, index: u32) -> bool {
+        let (at, bytes) = (
+            self.geometry.segment_at(lane, index),
+            self.geometry.segment_bytes(index),
+        );
+        rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), at, bytes).is_ok()
+    }
+
+    /// Tells readers where a lane goes on. From `start` on it lies in segment `index`.
+    pub(crate) fn link_segment(&self, lane: Lane, index: u32, start: u64) {
+        // ORDER(grown): Relaxed; the count is published with Release after it, and both before the
+        // first message of the segment.
+        self.memory
+            .word64(layout::start_at(lane, index))
+            .store(start + 1, Ordering::Relaxed);
+        // ORDER(grown): Release; pairs with the acquire load in `Receiver::see_growth`. Only the
+        // sender's thread changes it.
+        let grown = self.memory.word32(layout::GROWN_AT);
+        let count = grown.load(Ordering::Relaxed);
+        grown.store(count.wrapping_add(1), Ordering::Release);
+    }
 }
 
-/// A new, allocated, not yet sealed memory file.
-fn memory_file(bytes: u64) -> Result<OwnedFd, RegionError> {
+/// A new, not yet sealed memory file of a half's full size, allocated as far as its base.
+fn memory_file(geometry: Geometry) -> Result<OwnedFd, RegionError> {
+    let bytes = geometry.base_bytes();
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match rustix::fs::memfd_create("weft-half", flags | MemfdFlags::NOEXEC_SEAL) {
         // Linux before 6.3 does not know that flag; the rest protects us just as well.
@@ -92,7 +133,7 @@ fn memory_file(bytes: u64) -> Result<OwnedFd, RegionError> {
         other => other,
     }
     .map_err(|error| RegionError::system("create", error))?;
-    let allocated = rustix::fs::ftruncate(&fd, bytes)
+    let allocated = rustix::fs::ftruncate(&fd, geometry.region_bytes())
         .and_then(|()| rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes));
     match allocated {
         Ok(()) => Ok(fd),
@@ -118,6 +159,12 @@ fn write_header(memory: &OwnMemory, geometry: Geometry, start: &Start) {
     memory
         .word64(layout::BYTES_AT)
         .store(geometry.region_bytes(), order);
+    memory
+        .word32(layout::SLOT_BYTES_AT)
+        .store(geometry.slot_bytes, order);
+    memory
+        .word32(layout::GROWTH_AT)
+        .store(geometry.growth, order);
     for lane in Lane::ALL {
         let (first, incoming) = (start.outgoing[lane].get(), start.incoming[lane].get());
         memory.word64(layout::first_at(lane)).store(first, order);
@@ -132,6 +179,9 @@ pub struct PeerHalf {
     pub(crate) memory: PeerMemory,
     pub(crate) geometry: Geometry,
     first: PerLane<Sequence>,
+    done: PerLane<PeerWord64>,
+    /// To see whether a segment has memory. Not kept of a half that cannot grow.
+    fd: Option<OwnedFd>,
 }
 
 impl PeerHalf {
@@ -161,72 +211,75 @@ impl PeerHalf {
         }
         let stat = rustix::fs::fstat(&fd).map_err(|error| RegionError::system("examine", error))?;
         let found = stat.st_size as u64;
-        let smallest = Geometry {
-            slots: Geometry::MIN_SLOTS,
-            arena_bytes: 0,
-        };
-        let largest = Geometry {
-            slots: Geometry::MAX_SLOTS,
-            arena_bytes: Geometry::MAX_ARENA_BYTES,
-        };
-        if !(smallest.region_bytes()..=largest.region_bytes()).contains(&found) {
+        if !(Geometry::SMALLEST_BYTES..=Geometry::LARGEST_BYTES).contains(&found) {
             return Err(RegionError::WrongSize {
                 found,
-                expected: smallest.region_bytes(),
-            });
-        }
-        let allocated = (stat.st_blocks as u64).saturating_mul(512);
-        if allocated < found {
-            return Err(RegionError::NotAllocated {
-                allocated,
-                bytes: found,
+                expected: Geometry::SMALLEST_BYTES,
             });
         }
         let memory = PeerMemory::map(&fd, found as usize)?;
+        // The header's page first: without it nothing can be said of the rest.
+        check_allocated(&fd, 4096)?;
+        memory.populate(0, 4096)?;
         let (geometry, first) = read_header(&memory, found)?;
+        check_allocated(&fd, geometry.base_bytes())?;
+        memory.populate(0, geometry.base_bytes())?;
         Ok(Self {
+            done: PerLane::from_fn(|lane| memory.word64(layout::done_at(lane))),
             memory,
             geometry,
             first,
+            fd: (geometry.growth > 0).then_some(fd),
         })
     }
 
-    /// The end of what is published in its ring.
+    /// The end of what is published on a lane.
     ///
     /// Reads every sequence word once, so it is bounded by the ring's size and works for a dead or
     /// lying peer; what a liar says is a number below [`MAX_SEQUENCE`] plus one and no more.
     #[must_use]
     pub fn published(&self, lane: Lane) -> Sequence {
-        let slots = u64::from(self.geometry.slots);
-        let first = self.first[lane].get();
-        let last = (0..slots)
-            .map(|index| {
-                (
-                    index,
-                    self.memory.read64(self.geometry.slot_at(lane, index)),
-                )
+        let starts = self.starts(lane);
+        let segments = (0..starts.count()).map(|index| self.segment(lane, index, &starts));
+        let end = segments
+            .flat_map(|segment| {
+                let slots = segment.ring.slots();
+                (0..slots).filter_map(move |index| {
+                    let word = segment.ring.slot(index).sequence_word();
+                    let published =
+                        word > segment.start && word <= MAX_SEQUENCE && (word - 1) % slots == index;
+                    published.then_some(word)
+                })
             })
-            .map(|(index, word)| (index, word.load()))
-            .filter(|&(index, word)| {
-                word > first && word <= MAX_SEQUENCE && (word - 1) % slots == index
-            })
-            .map(|(_, word)| word)
             .max();
         // A word is its sequence plus one, which is the end of what it publishes.
-        Sequence::new(last.unwrap_or(first))
+        Sequence::new(end.unwrap_or(starts.first()))
     }
 
     /// The end of what is published without a gap from `from` on: what a reader at `from` can get.
     #[must_use]
     pub fn published_from(&self, lane: Lane, from: Sequence) -> Sequence {
-        let first = self.first[lane].get();
-        let from = from.get().max(first);
-        let end = from.saturating_add(u64::from(self.geometry.slots));
-        let filled = |&sequence: &u64| {
-            slot::look(&self.memory, self.geometry, lane, first, sequence) == Ok(SlotState::Filled)
-        };
-        let count = (from..end).take_while(filled).count() as u64;
-        Sequence::new(from + count)
+        let starts = self.starts(lane);
+        let mut next = from.get().max(starts.first());
+        let mut looks = 0;
+        loop {
+            let (index, _, end) = starts.find(next);
+            let segment = self.segment(lane, index, &starts);
+            let end = end.unwrap_or(u64::MAX);
+            // A liar may fill its slots again and again while we look.
+            let most = segment.ring.slots();
+            let before = next;
+            while next < end
+                && next - before < most
+                && slot::look(&segment, next) == Ok(SlotState::Filled)
+            {
+                next += 1;
+            }
+            looks += 1;
+            if next < end || looks > layout::MAX_SEGMENTS {
+                return Sequence::new(next);
+            }
+        }
     }
 
     /// The sequence that its ring started at, copied when it was opened.
@@ -242,7 +295,7 @@ impl PeerHalf {
             // ORDER(done): acquire; pairs with the Release stores in `Receiver`. `done` first, so
             // that `taken` is never older than it.
             let done = self.done(lane);
-            let taken = Sequence::new(self.memory.read64(layout::taken_at(lane)).load());
+            let taken = Sequence::new(self.memory.word64(layout::taken_at(lane)).read().load());
             Cursors { taken, done }
         })
     }
@@ -254,20 +307,105 @@ impl PeerHalf {
     }
 
     /// Its done cursor on one lane, unchecked.
+    #[inline]
     pub(crate) fn done(&self, lane: Lane) -> Sequence {
-        Sequence::new(self.memory.read64(layout::done_at(lane)).load())
+        Sequence::new(self.done[lane].read().load())
     }
+
+    /// To copy bodies out of it.
+    #[inline]
+    pub(crate) fn bytes(&self) -> PeerBytes<'_> {
+        self.memory.bytes()
+    }
+
+    /// A segment of a lane, which `starts` knows.
+    pub(crate) fn segment(&self, lane: Lane, index: u32, starts: &Starts) -> PeerSegment {
+        let geometry = self.geometry;
+        let ring = self.memory.ring(
+            geometry.ring_at(lane, index),
+            geometry.slots_of(index),
+            geometry.slot_bytes as usize,
+        );
+        PeerSegment {
+            ring,
+            geometry,
+            lane,
+            index,
+            start: starts.start(index),
+        }
+    }
+
+    /// The starts of a lane as they are now; without those that cannot be.
+    fn starts(&self, lane: Lane) -> Starts {
+        let mut starts = Starts::new(self.first[lane].get());
+        let _ = self.learn(lane, &mut starts);
+        starts
+    }
+
+    /// Learns of segments that were linked since.
+    pub(crate) fn learn(&self, lane: Lane, starts: &mut Starts) -> Result<(), PeerFault> {
+        starts
+            .learn(
+                self.geometry,
+                |segment| {
+                    self.memory
+                        .word64(layout::start_at(lane, segment))
+                        .read()
+                        .load()
+                },
+                |segment| self.has_memory(lane, segment),
+            )
+            .map_err(|start| PeerFault::WrongSegment {
+                lane,
+                segment: starts.count(),
+                start: Sequence::new(start),
+            })
+    }
+
+    /// The starts of all lanes that have not grown.
+    pub(crate) fn first_starts(&self) -> LaneStarts {
+        PerLane::from_fn(|lane| Starts::new(self.first[lane].get()))
+    }
+
+    /// Whether a segment has memory behind it. Afterwards it has.
+    fn has_memory(&self, lane: Lane, segment: u32) -> bool {
+        let geometry = self.geometry;
+        let linked: u64 = (1..=segment)
+            .map(|index| geometry.segment_bytes(index))
+            .sum();
+        let at = geometry.segment_at(lane, segment);
+        self.fd.as_ref().is_some_and(|fd| {
+            check_allocated(fd, geometry.base_bytes() + linked).is_ok()
+                && self
+                    .memory
+                    .populate(at, geometry.segment_bytes(segment))
+                    .is_ok()
+        })
+    }
+}
+
+/// Whether a file has so many bytes of memory, wherever they are.
+///
+/// To read a page that does not exist would take memory in our name. A liar may have its memory in
+/// another place than where it is read; it then costs us no more than it pays itself, for each lane.
+fn check_allocated(fd: &OwnedFd, bytes: u64) -> Result<(), RegionError> {
+    let stat = rustix::fs::fstat(fd).map_err(|error| RegionError::system("examine", error))?;
+    let allocated = (stat.st_blocks as u64).saturating_mul(512);
+    if allocated < bytes {
+        return Err(RegionError::NotAllocated { allocated, bytes });
+    }
+    Ok(())
 }
 
 fn read_header(
     memory: &PeerMemory,
     found: u64,
 ) -> Result<(Geometry, PerLane<Sequence>), RegionError> {
-    if memory.read64(layout::MAGIC_AT).load() != layout::MAGIC {
+    if memory.word64(layout::MAGIC_AT).read().load() != layout::MAGIC {
         return Err(RegionError::WrongMagic);
     }
-    let version = memory.read32(layout::VERSION_AT).load();
-    let lanes = memory.read32(layout::LANES_AT).load();
+    let version = memory.word32(layout::VERSION_AT).read().load();
+    let lanes = memory.word32(layout::LANES_AT).read().load();
     if version != layout::VERSION || lanes != weft_types::LANES as u32 {
         return Err(RegionError::WrongVersion {
             found: version,
@@ -275,18 +413,20 @@ fn read_header(
         });
     }
     let geometry = Geometry {
-        slots: memory.read32(layout::SLOTS_AT).load(),
-        arena_bytes: memory.read32(layout::ARENA_AT).load(),
+        slots: memory.word32(layout::SLOTS_AT).read().load(),
+        slot_bytes: memory.word32(layout::SLOT_BYTES_AT).read().load(),
+        arena_bytes: memory.word32(layout::ARENA_AT).read().load(),
+        growth: memory.word32(layout::GROWTH_AT).read().load(),
     }
     .check()?;
-    let said = memory.read64(layout::BYTES_AT).load();
+    let said = memory.word64(layout::BYTES_AT).read().load();
     if geometry.region_bytes() != found || said != found {
         return Err(RegionError::WrongSize {
             found,
             expected: geometry.region_bytes(),
         });
     }
-    let first = PerLane::from_fn(|lane| memory.read64(layout::first_at(lane)).load());
+    let first = PerLane::from_fn(|lane| memory.word64(layout::first_at(lane)).read().load());
     if first.iter().any(|(_, &first)| first > MAX_SEQUENCE) {
         return Err(RegionError::StartOutOfRange);
     }

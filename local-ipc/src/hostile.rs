@@ -24,6 +24,7 @@ use crate::{
 const TINY: Geometry = Geometry {
     slots: 4,
     arena_bytes: 4096,
+    ..Geometry::DEFAULT.fixed()
 };
 
 /// The bytes of an honest, empty half.
@@ -182,14 +183,14 @@ fn a_header_that_lies_is_refused() {
 #[test]
 fn each_lie_in_a_slot_has_its_own_error() {
     let lane = Lane::URGENT;
-    let slot = TINY.slot_at(lane, 0);
+    let slot = TINY.ring_at(lane, 0);
     let meta = |kind: u64, flags: u64, len: u64| kind << 16 | flags << 24 | len << 32;
     let sequence = Sequence::ZERO;
     let receive = |word: u64, meta: u64, offset: u64| {
         let mut bytes = honest_bytes();
         put(&mut bytes, slot, word);
-        put(&mut bytes, slot + layout::META_IN_SLOT, meta);
-        put(&mut bytes, slot + layout::BODY_IN_SLOT, offset);
+        put(&mut bytes, slot + 8 * layout::META_WORD, meta);
+        put(&mut bytes, slot + 8 * layout::BODY_WORD, offset);
         let (_, mut receiver, _) = with_peer(&bytes).unwrap();
         receiver.try_receive(&mut Vec::new())
     };
@@ -214,9 +215,9 @@ fn each_lie_in_a_slot_has_its_own_error() {
     let flags = PeerFault::UnknownFlags {
         lane,
         sequence,
-        flags: 3,
+        flags: 4,
     };
-    assert_eq!(receive(1, meta(1, 3, 4), 0), Err(flags));
+    assert_eq!(receive(1, meta(1, 4, 4), 0), Err(flags));
     let len_bytes = MAX_BODY_BYTES as u32 + 1;
     let long = PeerFault::TooLong {
         lane,
@@ -248,7 +249,7 @@ fn a_slot_cannot_hold_what_lies_before_the_rings_beginning() {
     let liar = OwnHalf::create(TINY, start).unwrap();
     let peer = PeerHalf::open(liar.share().unwrap()).unwrap();
     let (_, mut receiver, _) = connect(own, peer).unwrap();
-    crate::slot::fill(&liar.memory, TINY, lane, 0, request(), b"x", 0);
+    crate::slot::fill(&liar.segment(lane, 0, 0), 0, request(), b"x");
     let fault = PeerFault::WrongSequence {
         lane,
         expected: Sequence::new(4),
@@ -294,6 +295,36 @@ fn a_cursor_that_lies_is_a_fault_and_frees_nothing() {
 }
 
 #[test]
+fn a_segment_that_lies_is_a_fault() {
+    let lane = Lane::NORMAL;
+    let geometry = Geometry { growth: 2, ..TINY };
+    // A start before the ring's, and a segment without memory.
+    for (start, allocated) in [(3, true), (20, false)] {
+        let at = PerLane([Sequence::new(8); 4]);
+        let begin = Start {
+            outgoing: at,
+            incoming: at,
+        };
+        let own = OwnHalf::create(geometry, begin).unwrap();
+        let liar = OwnHalf::create(geometry, begin).unwrap();
+        let peer = PeerHalf::open(liar.share().unwrap()).unwrap();
+        let (_, mut receiver, _) = connect(own, peer).unwrap();
+        if allocated {
+            assert!(liar.allocate_segment(lane, 1));
+        }
+        liar.link_segment(lane, 1, start);
+        let fault = PeerFault::WrongSegment {
+            lane,
+            segment: 1,
+            start: Sequence::new(start),
+        };
+        assert_eq!(receiver.try_receive(&mut Vec::new()), Err(fault));
+        let again = PeerHalf::open(liar.share().unwrap()).unwrap();
+        assert_eq!(again.published(lane), Sequence::new(8));
+    }
+}
+
+#[test]
 fn a_peer_cannot_have_more_than_a_ring_out() {
     let lane = Lane::NORMAL;
     let own = OwnHalf::create(TINY, Start::default()).unwrap();
@@ -303,7 +334,7 @@ fn a_peer_cannot_have_more_than_a_ring_out() {
     let mut body = Vec::new();
     // It fills each slot again as soon as it was read, though nothing is done.
     let mut fill = |sequence: u64| {
-        crate::slot::fill(&liar.memory, TINY, lane, sequence, request(), b"x", 0);
+        crate::slot::fill(&liar.segment(lane, 0, 0), sequence, request(), b"x");
         receiver.try_receive(&mut body).unwrap().is_some()
     };
     assert!((0..4).all(&mut fill));

@@ -12,8 +12,8 @@
 //! with an error, never with undefined behaviour, a panic or an unbounded loop. And it may die on
 //! any line: what it left is readable, and a successor takes its place by a swap.
 //!
-//! Start reading at `layout` (where things lie), `slot` (how a message is published and checked)
-//! and `parking` (who rings when).
+//! Start reading at `layout` (where things lie), `segment` (how a queue grows), `slot` (how a message
+//! is published and checked) and `parking` (who rings when).
 
 #[cfg(not(loom))]
 mod arena;
@@ -38,6 +38,8 @@ mod raw;
 #[cfg(not(loom))]
 mod receiver;
 #[cfg(not(loom))]
+mod segment;
+#[cfg(not(loom))]
 mod sender;
 #[cfg(not(loom))]
 mod side;
@@ -52,6 +54,8 @@ mod swap;
     expect(dead_code, reason = "the models use it, the rest is not built")
 )]
 mod sync;
+#[cfg(not(loom))]
+mod typed;
 #[cfg(not(loom))]
 mod watcher;
 
@@ -71,5 +75,6 @@ pub use {
     slot::Header,
     spin::Spin,
     swap::{Swapper, connect},
+    typed::Plain,
     watcher::{Ring, WatchId, Watcher},
 };

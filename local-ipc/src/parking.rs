@@ -58,6 +58,7 @@ impl Parking {
 pub(crate) struct Fenced(());
 
 /// Puts what was just stored before what is looked at next, in the one order that all agree on.
+#[inline]
 pub(crate) fn publish_before_look() -> Fenced {
     // ORDER(parked): full fence between publishing (a slot, a cursor, a swap) and looking.
     fence(Ordering::SeqCst);
@@ -67,17 +68,28 @@ pub(crate) fn publish_before_look() -> Fenced {
 /// The sender's side: which sleep it has rung for.
 #[derive(Debug, Default)]
 pub(crate) struct Ringer {
-    answered: u32,
+    /// The parked word at which there is nothing to do: that of a receiver that is awake, or of a
+    /// sleep that was rung for.
+    quiet: u32,
 }
 
 impl Ringer {
     /// Whether to ring now, for what was published before the fence.
+    #[inline]
     pub(crate) fn must_ring(&mut self, _: Fenced, parked: Read32<'_>) -> bool {
         let generation = parked.load();
-        let asleep = generation != AWAKE;
-        let new = generation != self.answered || generation == PARKED_ALWAYS;
-        self.answered = generation;
-        asleep && new
+        generation != self.quiet && self.answer(generation)
+    }
+
+    #[cold]
+    fn answer(&mut self, generation: u32) -> bool {
+        // PARKED_ALWAYS is never quiet.
+        self.quiet = if generation == PARKED_ALWAYS {
+            AWAKE
+        } else {
+            generation
+        };
+        generation != AWAKE
     }
 }
 

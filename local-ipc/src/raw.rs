@@ -1,18 +1,23 @@
 //! The mapping itself: the one module that turns offsets into addresses.
 //!
-//! Two types, so that nobody can try to store to a peer's memory: [`OwnMemory`] gives out words to
-//! load and store, [`PeerMemory`] words to load. Payload bytes go in and out as copies only: no
-//! `&[u8]` over shared memory ever exists, because its bytes could change under it.
+//! Two kinds of everything, so that nobody can try to store to a peer's memory: [`OwnMemory`] gives
+//! out words and rings to load and store, [`PeerMemory`] such to load. Payload bytes go in and out
+//! as copies only: no `&[u8]` over shared memory ever exists, because its bytes could change under
+//! it.
 //!
-//! Every offset is checked here against the mapping's length, which our own process knows and which
-//! the seals keep valid. What a peer wrote has no part in any SAFETY argument below.
+//! Offsets are checked here against the mapping's length, which our own process knows and which the
+//! seals keep valid. A word or ring on the way of every message is checked once, when it is made,
+//! and keeps its mapping alive. What a peer wrote has no part in any SAFETY argument below.
 #![expect(unsafe_code, reason = "shared memory is reached through raw pointers")]
+
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fd::OwnedFd;
 
 use crate::error::RegionError;
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Read32, Read64, compiler_fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, Read32, Read64, compiler_fence, fence};
 
 /// A span of shared memory, mapped for the life of this value.
 #[derive(Debug)]
@@ -25,8 +30,7 @@ impl Mapping {
     ///
     /// If they do not lie in the mapping. Offsets come from our own layout, or from a peer *after*
     /// a check, so this is our own bug.
-    #[inline]
-    fn at(&self, offset: usize, len: usize, align: usize) -> *mut u8 {
+    fn at(&self, offset: usize, len: usize, align: usize) -> NonNull<u8> {
         let inside = offset
             .checked_add(len)
             .is_some_and(|end| end <= self.0.len());
@@ -36,45 +40,111 @@ impl Mapping {
             self.0.len()
         );
         // SAFETY: the assertion says that the result lies in (or one past) the mapping.
-        unsafe { self.0.as_mut_ptr().add(offset) }
+        let address = unsafe { self.0.as_mut_ptr().add(offset) };
+        NonNull::new(address).expect("no mapping begins at address 0")
     }
+}
 
-    fn read32(&self, offset: usize) -> Read32<'_> {
-        let word = self.at(offset, 4, 4).cast::<AtomicU32>();
-        // SAFETY: `at` has checked bounds and alignment (mappings start at a page); the mapping,
-        // borrowed for the reference's life, cannot be unmapped, and its file cannot shrink
-        // (sealed, or our own). An atomic may change under us, every bit pattern is valid, and
-        // `Read32` only does relaxed loads, which are allowed on read-only pages.
-        Read32(unsafe { &*word })
-    }
+/// A number of words in a mapping, checked once. `T` is an atomic integer.
+///
+/// A reference to it may be made wherever a load is allowed; who may store is for the two types
+/// around this one to know.
+#[derive(Debug)]
+struct Words<T> {
+    start: NonNull<T>,
+    count: usize,
+    /// Keeps `start` valid.
+    _mapping: Arc<Mapping>,
+}
 
-    fn read64(&self, offset: usize) -> Read64<'_> {
-        let word = self.at(offset, 8, 8).cast::<AtomicU64>();
-        // SAFETY: as in `read32`; eight bytes are a native atomic on all targets we build for.
-        Read64(unsafe { &*word })
-    }
+// SAFETY: it is no more than a shared reference to atomics (`T` is only ever `AtomicU32` or
+// `AtomicU64`) together with what keeps them alive, and both of these can go to other threads.
+unsafe impl<T: Sync> Send for Words<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Words<T> {}
 
-    /// Appends a copy of `len` bytes at `offset` to `out`.
-    fn copy_out(&self, offset: usize, len: usize, out: &mut Vec<u8>) {
-        let from = self.at(offset, len, 1).cast_const();
-        out.reserve(len);
-        let old = out.len();
-        // SAFETY: `at` has checked the source, `reserve` made room for the target, and the two
-        // cannot overlap: one is a mapping, the other this process's heap. The bytes are copied
-        // once, whatever they are at that moment; any value is a valid `u8`. `set_len` covers
-        // exactly what has been written.
-        unsafe {
-            std::ptr::copy_nonoverlapping(from, out.as_mut_ptr().add(old), len);
-            out.set_len(old + len);
+impl<T> Clone for Words<T> {
+    fn clone(&self) -> Self {
+        Self {
+            start: self.start,
+            count: self.count,
+            _mapping: Arc::clone(&self._mapping),
         }
-        // The compiler must not read the source a second time in place of the copy.
-        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+impl Words<AtomicU32> {
+    fn new32(mapping: &Arc<Mapping>, offset: usize) -> Self {
+        Self {
+            start: mapping.at(offset, 4, 4).cast(),
+            count: 1,
+            _mapping: Arc::clone(mapping),
+        }
+    }
+}
+
+impl Words<AtomicU64> {
+    fn new64(mapping: &Arc<Mapping>, offset: usize, count: usize) -> Self {
+        Self {
+            start: mapping.at(offset, count * 8, 8).cast(),
+            count,
+            _mapping: Arc::clone(mapping),
+        }
+    }
+}
+
+impl<T> Words<T> {
+    #[inline]
+    fn one(&self) -> &T {
+        // SAFETY: `new32` and `new64` have checked bounds and alignment of at least one word, and
+        // the mapping lives as long as `self`; its file cannot shrink (sealed, or our own). An
+        // atomic may change under us, and every bit pattern of it is valid.
+        unsafe { self.start.as_ref() }
+    }
+
+    /// `count` words from `first` on.
+    #[inline(always)]
+    fn some(&self, first: usize, count: usize) -> &[T] {
+        debug_assert!(first + count <= self.count, "the caller masks");
+        // SAFETY: the callers are `OwnRing` and `PeerRing` below, whose mask keeps `first + count`
+        // within `self.count`; the rest as in `one`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(first), count) }
+    }
+}
+
+/// A ring of slots: which words are the slot of a sequence.
+#[derive(Clone, Debug)]
+struct Ring {
+    words: Words<AtomicU64>,
+    mask: u64,
+    /// Of a slot's words, the binary logarithm.
+    shift: u32,
+}
+
+impl Ring {
+    fn new(mapping: &Arc<Mapping>, offset: usize, slots: u32, slot_bytes: usize) -> Self {
+        assert!(
+            slots.is_power_of_two() && slot_bytes.is_power_of_two() && slot_bytes >= 64,
+            "checked with the geometry"
+        );
+        let words = slots as usize * slot_bytes / 8;
+        Self {
+            words: Words::new64(mapping, offset, words),
+            mask: u64::from(slots) - 1,
+            shift: (slot_bytes / 8).trailing_zeros(),
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self, sequence: u64) -> &[AtomicU64] {
+        let index = (sequence & self.mask) as usize;
+        self.words.some(index << self.shift, 1 << self.shift)
     }
 }
 
 /// Our own region: the only writable mapping of it that there will ever be.
-#[derive(Debug)]
-pub(crate) struct OwnMemory(Mapping);
+#[derive(Clone, Debug)]
+pub(crate) struct OwnMemory(Arc<Mapping>);
 
 impl OwnMemory {
     /// Maps a memory file of `len` bytes that is not sealed yet.
@@ -86,21 +156,19 @@ impl OwnMemory {
         // A forked child must not become a second writer.
         map.advise(Advice::DontFork)
             .map_err(|error| RegionError::system("protect", error))?;
-        Ok(Self(Mapping(map)))
+        Ok(Self(Arc::new(Mapping(map))))
     }
 
-    pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
-        let word = self.0.at(offset, 4, 4).cast::<u32>();
-        // SAFETY: in bounds and aligned (`at`), mapped readable and writable for the life of
-        // `self`. Other threads of this process reach these bytes through atomics only: plain
-        // copies go to slot bodies and arenas, which the sender's thread alone touches.
-        unsafe { AtomicU32::from_ptr(word) }
+    pub(crate) fn word32(&self, offset: usize) -> OwnWord32 {
+        OwnWord32(Words::new32(&self.0, offset))
     }
 
-    pub(crate) fn word64(&self, offset: usize) -> &AtomicU64 {
-        let word = self.0.at(offset, 8, 8).cast::<u64>();
-        // SAFETY: as in `word32`.
-        unsafe { AtomicU64::from_ptr(word) }
+    pub(crate) fn word64(&self, offset: usize) -> OwnWord64 {
+        OwnWord64(Words::new64(&self.0, offset, 1))
+    }
+
+    pub(crate) fn ring(&self, offset: usize, slots: u32, slot_bytes: usize) -> OwnRing {
+        OwnRing(Ring::new(&self.0, offset, slots, slot_bytes))
     }
 
     /// Writes `bytes` at `offset`. Only the sender's thread does, into arena room that no
@@ -109,13 +177,13 @@ impl OwnMemory {
         let to = self.0.at(offset, bytes.len(), 1);
         // SAFETY: `at` has checked the target, the source is a live slice, and they cannot
         // overlap: nobody has a slice over a mapping. The pages are mapped writable.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) }
     }
 }
 
 /// A peer's region, mapped read-only.
-#[derive(Debug)]
-pub(crate) struct PeerMemory(Mapping);
+#[derive(Clone, Debug)]
+pub(crate) struct PeerMemory(Arc<Mapping>);
 
 impl PeerMemory {
     /// Maps `len` bytes of a memory file whose seals and size have been checked.
@@ -126,38 +194,210 @@ impl PeerMemory {
             .map_err(|error| RegionError::system("map", error))?;
         map.advise(Advice::DontFork)
             .map_err(|error| RegionError::system("protect", error))?;
-        Ok(Self(Mapping(map)))
+        Ok(Self(Arc::new(Mapping(map))))
+    }
+
+    pub(crate) fn word32(&self, offset: usize) -> PeerWord32 {
+        PeerWord32(Words::new32(&self.0, offset))
+    }
+
+    pub(crate) fn word64(&self, offset: usize) -> PeerWord64 {
+        PeerWord64(Words::new64(&self.0, offset, 1))
+    }
+
+    pub(crate) fn ring(&self, offset: usize, slots: u32, slot_bytes: usize) -> PeerRing {
+        PeerRing(Ring::new(&self.0, offset, slots, slot_bytes))
+    }
+
+    pub(crate) fn bytes(&self) -> PeerBytes<'_> {
+        PeerBytes(&self.0)
+    }
+
+    /// Maps the pages of a span now. Afterwards reading them cannot fail: what exists stays, the
+    /// seals see to that.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfMemory`] if a page that the peer left out cannot be made.
+    pub(crate) fn populate(&self, offset: u64, bytes: u64) -> Result<(), RegionError> {
+        let mapping = &self.0.0;
+        match mapping.advise_range(Advice::PopulateRead, offset as usize, bytes as usize) {
+            Ok(()) => Ok(()),
+            // Linux before 5.14: pages are mapped when they are read.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            Err(_) => Err(RegionError::OutOfMemory { bytes }),
+        }
     }
 }
 
-/// What both kinds of memory can do.
-pub(crate) trait Memory {
-    /// The 32-bit word at this offset.
-    fn read32(&self, offset: usize) -> Read32<'_>;
-    /// The 64-bit word at this offset.
-    fn read64(&self, offset: usize) -> Read64<'_>;
-    /// Appends a copy of bytes to `out`.
-    fn copy_out(&self, offset: usize, len: usize, out: &mut Vec<u8>);
+/// A word that only we write.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnWord32(Words<AtomicU32>);
+
+impl std::ops::Deref for OwnWord32 {
+    type Target = AtomicU32;
+
+    #[inline]
+    fn deref(&self) -> &AtomicU32 {
+        self.0.one()
+    }
 }
 
-macro_rules! memory {
-    ($name:ty) => {
-        impl Memory for $name {
-            fn read32(&self, offset: usize) -> Read32<'_> {
-                self.0.read32(offset)
-            }
-            fn read64(&self, offset: usize) -> Read64<'_> {
-                self.0.read64(offset)
-            }
-            fn copy_out(&self, offset: usize, len: usize, out: &mut Vec<u8>) {
-                self.0.copy_out(offset, len, out);
-            }
+/// A word that only we write.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnWord64(Words<AtomicU64>);
+
+impl std::ops::Deref for OwnWord64 {
+    type Target = AtomicU64;
+
+    #[inline]
+    fn deref(&self) -> &AtomicU64 {
+        self.0.one()
+    }
+}
+
+/// A word that only the peer writes.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerWord32(Words<AtomicU32>);
+
+impl PeerWord32 {
+    #[inline]
+    pub(crate) fn read(&self) -> Read32<'_> {
+        Read32(self.0.one())
+    }
+}
+
+/// A word that only the peer writes.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerWord64(Words<AtomicU64>);
+
+impl PeerWord64 {
+    #[inline]
+    pub(crate) fn read(&self) -> Read64<'_> {
+        Read64(self.0.one())
+    }
+}
+
+/// A ring that only we write.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnRing(Ring);
+
+impl OwnRing {
+    /// The words of the slot of this sequence.
+    #[inline]
+    pub(crate) fn slot(&self, sequence: u64) -> &[AtomicU64] {
+        self.0.slot(sequence)
+    }
+
+    /// As a reader sees it.
+    pub(crate) fn as_peer(&self) -> PeerRing {
+        PeerRing(self.0.clone())
+    }
+}
+
+/// A ring that only the peer writes (or an own one that is read back).
+#[derive(Clone, Debug)]
+pub(crate) struct PeerRing(Ring);
+
+impl PeerRing {
+    /// The slot of this sequence.
+    #[inline]
+    pub(crate) fn slot(&self, sequence: u64) -> PeerSlot<'_> {
+        PeerSlot(self.0.slot(sequence))
+    }
+
+    /// How many slots it has.
+    #[inline]
+    pub(crate) fn slots(&self) -> u64 {
+        self.0.mask + 1
+    }
+}
+
+/// A slot to be read: words that may change under us.
+///
+/// All loads are relaxed: the memory may be mapped read-only, see [`Read32`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerSlot<'a>(&'a [AtomicU64]);
+
+impl<'a> PeerSlot<'a> {
+    /// The sequence word. Orders nothing; see [`Self::acquire`].
+    #[inline]
+    pub(crate) fn sequence_word(self) -> u64 {
+        // ORDER(filled): Relaxed; who finds the word filled calls `acquire`.
+        self.0[0].load(Ordering::Relaxed)
+    }
+
+    /// Call it having seen the sequence word: the header and the body written before it are seen
+    /// afterwards.
+    #[inline]
+    pub(crate) fn acquire(self) {
+        // ORDER(filled): acquire, for the relaxed load of the sequence word; pairs with the
+        // Release in `slot::fill`.
+        fence(Ordering::Acquire);
+    }
+
+    /// Another word of the slot.
+    #[inline]
+    pub(crate) fn word(self, index: usize) -> u64 {
+        // ORDER(filled): Relaxed; after `acquire`.
+        self.0[index].load(Ordering::Relaxed)
+    }
+
+    /// Copies the bytes from word `first` on to fill `to`.
+    #[inline]
+    pub(crate) fn copy_to(self, first: usize, to: &mut [u8]) {
+        let (whole, rest) = to.as_chunks_mut::<8>();
+        let words = &self.0[first..];
+        let (body, after) = words.split_at(whole.len());
+        for (to, word) in whole.iter_mut().zip(body) {
+            // ORDER(filled): Relaxed; after `acquire`.
+            *to = word.load(Ordering::Relaxed).to_ne_bytes();
         }
-    };
+        if !rest.is_empty() {
+            // ORDER(filled): Relaxed, as above.
+            let last = after[0].load(Ordering::Relaxed).to_ne_bytes();
+            rest.copy_from_slice(&last[..rest.len()]);
+        }
+    }
 }
 
-memory!(OwnMemory);
-memory!(PeerMemory);
+/// Bytes of a peer that may change while they are copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerBytes<'a>(&'a Mapping);
+
+impl PeerBytes<'_> {
+    /// Copies bytes from `offset` to fill `to`.
+    pub(crate) fn copy_to(self, offset: usize, to: &mut [u8]) {
+        let from = self.0.at(offset, to.len(), 1);
+        // SAFETY: `at` has checked the source, the target is a live slice, and the two cannot
+        // overlap: one is a mapping, the other memory of this process. The bytes are copied once,
+        // whatever they are at that moment; any value is a valid `u8`.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) }
+        // The compiler must not read the source a second time in place of the copy.
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Appends a copy of `len` bytes at `offset` to `out`.
+    pub(crate) fn append_to(self, offset: usize, len: usize, out: &mut Vec<u8>) {
+        let from = self.0.at(offset, len, 1);
+        out.reserve(len);
+        let old = out.len();
+        // SAFETY: as in `copy_to`; `reserve` made room for the target, and `set_len` covers exactly
+        // what has been written.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr(), out.as_mut_ptr().add(old), len);
+            out.set_len(old + len);
+        }
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+impl OwnMemory {
+    /// To read back what we wrote.
+    pub(crate) fn bytes(&self) -> PeerBytes<'_> {
+        PeerBytes(&self.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -173,7 +413,7 @@ mod tests {
         // SAFETY: it is refused; and if it were not, nobody would write there.
         let result = unsafe {
             rustix::mm::mprotect(
-                start.cast(),
+                start.as_ptr().cast(),
                 4096,
                 MprotectFlags::READ | MprotectFlags::WRITE,
             )

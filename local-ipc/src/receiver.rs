@@ -20,7 +20,9 @@ use crate::bell::{self, Bell, Peer, Wait};
 use crate::error::{PeerFault, RewindError};
 use crate::layout;
 use crate::parking::{self, Parking};
-use crate::slot::{self, Header, SlotState};
+use crate::raw::{OwnWord32, OwnWord64, PeerWord32};
+use crate::segment::{LaneStarts, PeerSegment};
+use crate::slot::{self, Body, Header, SlotState};
 use crate::spin::Spin;
 use crate::swap::Shared;
 use crate::sync::Ordering;
@@ -40,58 +42,158 @@ pub struct Received {
     pub header: Header,
 }
 
-/// Receives on one channel. Owned by one thread at a time.
+/// Receives on one channel. Owned by one thread at a time; it shares no line with what another
+/// thread owns.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Receiver {
     shared: Arc<Shared>,
     /// Former peers that still hold something, the oldest first.
     former: VecDeque<Former>,
-    current: Arc<Peer>,
+    current: Source,
     lanes: PerLane<Incoming>,
     parking: Parking,
+    parked: OwnWord32,
     /// Marks of the peer (see `Sender::wake_when_done`) that we have rung for.
     answered: PerLane<u64>,
     fault: Option<PeerFault>,
     one_thread: PhantomData<Cell<()>>,
 }
 
+/// A peer and what we know of its segments.
+#[derive(Debug)]
+struct Source {
+    peer: Arc<Peer>,
+    starts: LaneStarts,
+    /// The peer's count of links when we last looked at them.
+    grown: u32,
+    grown_word: PeerWord32,
+}
+
 /// A replaced peer and the end of what it had published, lane by lane.
 #[derive(Debug)]
 struct Former {
-    peer: Arc<Peer>,
+    source: Source,
     end: PerLane<u64>,
 }
 
 /// Our private account of one incoming lane.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Incoming {
     /// What will be handed out next.
     next: u64,
     /// The largest `next` there was: what our page says.
     taken: u64,
     done: u64,
+    /// Where `next` lies or will lie.
+    segment: PeerSegment,
+    /// Here the segment ends: with its peer's, or because another is linked.
+    end: u64,
+    /// Below this, `next` is to be found in `segment`. An honest peer has never more than a ring
+    /// out: without this bound a liar that fills slots as fast as we read them could keep us busy
+    /// without anything being done.
+    limit: u64,
+    /// The sequence word in the slot of `next` that says "not yet".
+    blank: u64,
+    taken_word: OwnWord64,
+    done_word: OwnWord64,
+}
+
+impl Source {
+    fn new(peer: Arc<Peer>) -> Self {
+        let mut source = Self {
+            starts: peer.half.first_starts(),
+            grown: 0,
+            grown_word: peer.half.memory.word32(layout::GROWN_AT),
+            peer,
+        };
+        // A peer that lies is found out when the lane is read.
+        let _ = source.see_growth();
+        source
+    }
+
+    /// Whether the peer has linked segments that we do not know.
+    #[inline]
+    fn has_grown(&self) -> bool {
+        // ORDER(grown): acquire; pairs with the Release in `OwnHalf::link_segment`.
+        self.grown_word.read().load() != self.grown
+    }
+
+    fn see_growth(&mut self) -> Result<(), PeerFault> {
+        // ORDER(grown): acquire, as above, before the starts are read.
+        self.grown = self.grown_word.read().load();
+        for (lane, starts) in self.starts.iter_mut() {
+            self.peer.half.learn(lane, starts)?;
+        }
+        Ok(())
+    }
+}
+
+impl Incoming {
+    /// Goes on to the sequence after `next`.
+    #[inline]
+    fn advance(&mut self) {
+        self.next += 1;
+        // A slot holds the sequence of the lap before, or nothing in the first lap.
+        self.blank =
+            if self.blank != 0 || self.next - self.segment.start >= self.segment.ring.slots() {
+                self.next + 1 - self.segment.ring.slots()
+            } else {
+                0
+            };
+        self.take();
+    }
+
+    /// Counts on the slots that are free since `done`.
+    #[inline]
+    fn free(&mut self, done: u64) {
+        let out = done.max(self.segment.start) + self.segment.ring.slots();
+        self.limit = self.end.min(out);
+    }
+
+    /// Counts everything below `next` as taken.
+    #[inline]
+    fn take(&mut self) {
+        if self.next > self.taken {
+            self.taken = self.next;
+            // ORDER(taken): Release, and before the message is handed out: who reads our page
+            // after our death finds it in `(done, taken]`.
+            self.taken_word.store(self.next, Ordering::Release);
+        }
+    }
 }
 
 impl Receiver {
     pub(crate) fn new(shared: Arc<Shared>, peer: Arc<Peer>) -> Self {
+        let memory = &shared.own.memory;
+        let current = Source::new(peer);
         let lanes = PerLane::from_fn(|lane| {
             let start = shared.own.start.incoming[lane].get();
             Incoming {
                 next: start,
                 taken: start,
                 done: start,
+                segment: current.peer.half.segment(lane, 0, &current.starts[lane]),
+                end: 0,
+                limit: 0,
+                blank: 0,
+                taken_word: memory.word64(layout::taken_at(lane)),
+                done_word: memory.word64(layout::done_at(lane)),
             }
         });
-        Self {
+        let mut receiver = Self {
+            parked: memory.word32(layout::PARKED_AT),
             shared,
             former: VecDeque::new(),
-            current: peer,
+            current,
             lanes,
             parking: Parking::default(),
             answered: PerLane::default(),
             fault: None,
             one_thread: PhantomData,
-        }
+        };
+        receiver.aim_all();
+        receiver
     }
 
     /// The next message in lane order, its body in `body` (which loses what it held).
@@ -99,13 +201,12 @@ impl Receiver {
     /// # Errors
     ///
     /// [`PeerFault`] if what the peer wrote makes no sense. The channel should then be closed.
+    #[inline]
     pub fn try_receive(&mut self, body: &mut Vec<u8>) -> Result<Option<Received>, PeerFault> {
-        for lane in Lane::ALL {
-            if let Some(received) = self.try_receive_lane(lane, body)? {
-                return Ok(Some(received));
-            }
+        match self.ready_lane()? {
+            Some(lane) => self.take_into(lane, body).map(Some),
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// The next message of one lane.
@@ -113,24 +214,93 @@ impl Receiver {
     /// # Errors
     ///
     /// As [`Self::try_receive`].
+    #[inline]
     pub fn try_receive_lane(
         &mut self,
         lane: Lane,
         body: &mut Vec<u8>,
     ) -> Result<Option<Received>, PeerFault> {
         self.follow()?;
-        let sequence = self.lanes[lane].next;
-        if self.look(lane, sequence)? == SlotState::Empty {
-            return Ok(None);
+        if self.is_ready(lane)? {
+            self.take_into(lane, body).map(Some)
+        } else {
+            Ok(None)
         }
-        let half = &self.source(lane, sequence).half;
-        let header = slot::read(&half.memory, half.geometry, lane, sequence, body)?;
-        self.move_to(lane, sequence + 1);
-        Ok(Some(Received {
+    }
+
+    /// The most urgent lane that has a message.
+    #[inline]
+    pub(crate) fn ready_lane(&mut self) -> Result<Option<Lane>, PeerFault> {
+        self.follow()?;
+        for lane in Lane::ALL {
+            if self.is_ready(lane)? {
+                return Ok(Some(lane));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a lane has a message. Follow first.
+    #[inline]
+    fn is_ready(&mut self, lane: Lane) -> Result<bool, PeerFault> {
+        let incoming = &self.lanes[lane];
+        let slot = incoming.segment.ring.slot(incoming.next);
+        let word = slot.sequence_word();
+        if word == incoming.blank {
+            return Ok(false);
+        }
+        if word == incoming.next + 1 && incoming.next < incoming.limit {
+            slot.acquire();
+            return Ok(true);
+        }
+        self.examine(lane)
+    }
+
+    /// Takes the message that [`Self::is_ready`] found; `copy` copies its body, or refuses it.
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        lane: Lane,
+        copy: impl FnOnce(Sequence, Body<'_>) -> Result<(), PeerFault>,
+    ) -> Result<Received, PeerFault> {
+        let incoming = &self.lanes[lane];
+        let sequence = incoming.next;
+        let bytes = if self.former.is_empty() {
+            self.current.peer.half.bytes()
+        } else {
+            self.source(lane, sequence).peer.half.bytes()
+        };
+        let (header, body) = slot::read(&incoming.segment, bytes, sequence)?;
+        copy(Sequence::new(sequence), body)?;
+        let incoming = &mut self.lanes[lane];
+        incoming.advance();
+        if incoming.next >= incoming.limit {
+            self.aim(lane);
+        }
+        Ok(Received {
             lane,
             sequence: Sequence::new(sequence),
             header,
-        }))
+        })
+    }
+
+    #[inline]
+    fn take_into(&mut self, lane: Lane, body: &mut Vec<u8>) -> Result<Received, PeerFault> {
+        self.take(lane, |_, copy| {
+            copy.fill(body);
+            Ok(())
+        })
+    }
+
+    /// What [`Self::is_ready`] does with a word that is neither "not yet" nor the message in turn.
+    #[cold]
+    fn examine(&mut self, lane: Lane) -> Result<bool, PeerFault> {
+        let sequence = self.lanes[lane].next;
+        let filled = self.look(lane, sequence)? == SlotState::Filled;
+        if filled {
+            self.aim(lane);
+        }
+        Ok(filled)
     }
 
     /// Says that everything below `up_to` is handled; at most what was taken. The peer's slots are
@@ -144,14 +314,15 @@ impl Receiver {
             return;
         }
         incoming.done = done;
-        incoming.next = incoming.next.max(done);
         // ORDER(done): Release; pairs with the acquire load in `PeerHalf::done`. All copies out of
         // the peer's slots come before it.
-        self.shared
-            .own
-            .memory
-            .word64(layout::done_at(lane))
-            .store(done, Ordering::Release);
+        incoming.done_word.store(done, Ordering::Release);
+        if incoming.next < done || !self.former.is_empty() {
+            incoming.next = incoming.next.max(done);
+            self.aim(lane);
+        } else {
+            incoming.free(done);
+        }
         // ORDER(mark): `done`, full fence, look at the mark; pairs with `Sender::wake_when_done`.
         let fenced = parking::publish_before_look();
         if self.shared.for_receiver.is_raised() {
@@ -160,7 +331,7 @@ impl Receiver {
         if !self.former.is_empty() {
             self.retire();
         }
-        let mark = bell::wake_mark(fenced, &self.current, lane);
+        let mark = bell::wake_mark(fenced, &self.current.peer, lane);
         if mark != 0 && mark != self.answered[lane] && done >= mark - 1 {
             self.answered[lane] = mark;
             self.shared.ring();
@@ -191,6 +362,7 @@ impl Receiver {
             });
         }
         incoming.next = to.get();
+        self.aim(lane);
         Ok(())
     }
 
@@ -213,7 +385,10 @@ impl Receiver {
                 end: Sequence::new(next),
             });
         }
-        self.move_to(lane, next);
+        let incoming = &mut self.lanes[lane];
+        incoming.next = next;
+        incoming.take();
+        self.aim(lane);
         Ok(())
     }
 
@@ -238,18 +413,17 @@ impl Receiver {
     /// Says "asleep" to the sender. Afterwards look once more ([`Self::ready`]), and only then
     /// sleep, on a bell value that was read before that look.
     pub fn park(&mut self) {
-        let word = self.shared.own.memory.word32(layout::PARKED_AT);
-        self.parking.park(word);
+        self.parking.park(&self.parked);
     }
 
     /// Says "awake" again: sends need not ring.
     pub fn unpark(&mut self) {
-        Parking::unpark(self.shared.own.memory.word32(layout::PARKED_AT));
+        Parking::unpark(&self.parked);
     }
 
     /// Leaves the note of a consumer that froze: every send rings until a successor takes over.
     pub fn park_always(&mut self) {
-        Parking::park_always(self.shared.own.memory.word32(layout::PARKED_AT));
+        Parking::park_always(&self.parked);
     }
 
     /// Whether an operation would find something now: a message, a fault or a swap. Changes
@@ -258,6 +432,7 @@ impl Receiver {
     pub fn ready(&self) -> bool {
         self.shared.for_receiver.is_raised()
             || self.fault.is_some()
+            || self.current.has_grown()
             || Lane::ALL
                 .into_iter()
                 .any(|lane| self.look(lane, self.lanes[lane].next) != Ok(SlotState::Empty))
@@ -289,16 +464,53 @@ impl Receiver {
     }
 
     /// The peer whose ring holds this sequence, or will.
-    fn source(&self, lane: Lane, sequence: u64) -> &Arc<Peer> {
+    fn source(&self, lane: Lane, sequence: u64) -> &Source {
         self.former
             .iter()
             .find(|former| sequence < former.end[lane])
-            .map_or(&self.current, |former| &former.peer)
+            .map_or(&self.current, |former| &former.source)
+    }
+
+    /// Finds where the next message of a lane lies or will lie.
+    fn aim(&mut self, lane: Lane) {
+        let next = self.lanes[lane].next;
+        let former = self
+            .former
+            .iter()
+            .find(|former| next < former.end[lane])
+            .map(|former| former.end[lane]);
+        let source = self.source(lane, next);
+        let starts = &source.starts[lane];
+        let (index, start, following) = starts.find(next);
+        let segment = source.peer.half.segment(lane, index, starts);
+        let slots = segment.ring.slots();
+        let incoming = &mut self.lanes[lane];
+        incoming.end = [former, following]
+            .into_iter()
+            .flatten()
+            .fold(u64::MAX, u64::min);
+        incoming.segment = segment;
+        incoming.blank = match next.checked_sub(start) {
+            // A gap: no word means "not yet", so that `look` is asked and says so.
+            None => u64::MAX,
+            Some(distance) if distance >= slots => next + 1 - slots,
+            Some(_) => 0,
+        };
+        if next < start {
+            incoming.end = 0;
+        }
+        incoming.free(incoming.done);
+    }
+
+    fn aim_all(&mut self) {
+        for lane in Lane::ALL {
+            self.aim(lane);
+        }
     }
 
     fn look(&self, lane: Lane, sequence: u64) -> Result<SlotState, PeerFault> {
-        let half = &self.source(lane, sequence).half;
-        let first = half.first(lane);
+        let source = self.source(lane, sequence);
+        let first = source.peer.half.first(lane);
         if sequence < first.get() {
             return Err(PeerFault::Gap {
                 lane,
@@ -306,51 +518,56 @@ impl Receiver {
                 first,
             });
         }
-        // An honest peer has never more than a ring out. Without this a liar that fills slots as
-        // fast as we read them could keep us busy without anything being done.
-        let most = first.get().max(self.lanes[lane].done) + u64::from(half.geometry.slots);
-        if sequence >= most {
+        let starts = &source.starts[lane];
+        let (index, start, _) = starts.find(sequence);
+        let segment = source.peer.half.segment(lane, index, starts);
+        if sequence >= start.max(self.lanes[lane].done) + segment.ring.slots() {
+            // See `Incoming::limit`.
             return Ok(SlotState::Empty);
         }
-        slot::look(&half.memory, half.geometry, lane, first.get(), sequence)
+        slot::look(&segment, sequence)
     }
 
-    fn move_to(&mut self, lane: Lane, next: u64) {
-        let incoming = &mut self.lanes[lane];
-        incoming.next = next;
-        if next > incoming.taken {
-            incoming.taken = next;
-            // ORDER(taken): Release, and before the message is handed out: who reads our page
-            // after our death finds it in `(done, taken]`.
-            self.shared
-                .own
-                .memory
-                .word64(layout::taken_at(lane))
-                .store(next, Ordering::Release);
-        }
-    }
-
+    #[inline]
     fn follow(&mut self) -> Result<(), PeerFault> {
-        if self.shared.for_receiver.is_raised() {
-            self.adopt();
+        if self.shared.for_receiver.is_raised() || self.current.has_grown() {
+            self.catch_up();
         }
-        self.fault.map_or(Ok(()), Err)
+        match self.fault {
+            None => Ok(()),
+            Some(fault) => Err(fault),
+        }
+    }
+
+    /// Takes note of swaps and of segments that were linked.
+    #[cold]
+    fn catch_up(&mut self) {
+        self.adopt();
+        if self.current.has_grown() {
+            if let Err(fault) = self.current.see_growth() {
+                self.fault = Some(fault);
+            }
+            self.aim_all();
+        }
     }
 
     /// The producer swap: fixes the end of each replaced ring and goes on with the last one.
+    #[cold]
     fn adopt(&mut self) {
         let successors = self.shared.for_receiver.take();
         for successor in successors.peers {
-            let peer = std::mem::replace(&mut self.current, successor);
+            let mut source = std::mem::replace(&mut self.current, Source::new(successor));
+            // A lie in what it linked last cannot be told any more; what lies before it is read.
+            let _ = source.see_growth();
             let from = self.ends();
             let end = PerLane::from_fn(|lane| {
                 let from = Sequence::new(from[lane]);
-                peer.half.published_from(lane, from).get()
+                source.peer.half.published_from(lane, from).get()
             });
             // One that added nothing is not kept, or a service that dies again and again would
             // make us keep all of its halves.
             if end.iter().any(|(lane, &end)| end > from[lane]) {
-                self.former.push_back(Former { peer, end });
+                self.former.push_back(Former { source, end });
             }
             self.answered = PerLane::default();
         }
@@ -360,6 +577,7 @@ impl Receiver {
                 most: MAX_FORMER_PEERS,
             });
         }
+        self.aim_all();
     }
 
     /// Where the current peer's ring begins to count: the end of the last former one.

@@ -13,20 +13,25 @@ use weft_types::{Lane, MAX_BODY_BYTES, PerLane, Sequence};
 use crate::arena::{Arena, Place};
 use crate::bell::Peer;
 use crate::error::{PeerFault, SendError};
-use crate::layout::{self, INLINE_BYTES};
+use crate::layout;
 use crate::parking::{self, Ringer};
-use crate::raw::Memory;
+use crate::raw::OwnWord64;
+use crate::segment::{OwnSegment, Starts};
 use crate::slot::{self, Header};
 use crate::swap::Shared;
 use crate::sync::Ordering;
 
-/// Sends on one channel. Owned by one thread at a time.
+/// Sends on one channel. Owned by one thread at a time; it shares no line with what another thread
+/// owns.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Sender {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     lanes: PerLane<Outgoing>,
     ringer: Ringer,
+    /// How many bytes further segments may still take.
+    growth_bytes: u64,
     /// What a successor did wrong when it was picked up; its own successor can mend it.
     fault: Option<PeerFault>,
     one_thread: PhantomData<Cell<()>>,
@@ -35,8 +40,12 @@ pub struct Sender {
 /// Our private account of one outgoing lane.
 #[derive(Debug)]
 struct Outgoing {
-    first: u64,
+    segment: OwnSegment,
     next: u64,
+    /// Below this, `next` has a free slot of the segment and nothing needs to be looked at first.
+    limit: u64,
+    /// Where the segments begin, the present one last.
+    starts: Starts,
     /// The peer's cursor as last read, as it stood there.
     seen: u64,
     /// The same within our bounds: below it, slots are free.
@@ -45,20 +54,25 @@ struct Outgoing {
     /// replayed so far: it acknowledged to our predecessor while we took over.
     settled: bool,
     arena: Arena,
+    mark: OwnWord64,
 }
 
 impl Sender {
     pub(crate) fn new(shared: Arc<Shared>, peer: Arc<Peer>) -> Self {
-        let geometry = shared.own.geometry;
+        let own = &shared.own;
         let lanes = PerLane::from_fn(|lane| {
-            let first = shared.own.start.outgoing[lane].get();
+            let first = own.start.outgoing[lane].get();
+            let segment = own.segment(lane, 0, first);
             Outgoing {
-                first,
+                arena: Outgoing::arena(&segment),
+                segment,
                 next: first,
+                limit: first,
+                starts: Starts::new(first),
                 seen: 0,
                 done: first,
                 settled: false,
-                arena: Arena::new(geometry.arena_bytes, geometry.slots),
+                mark: own.memory.word64(layout::wake_at(lane)),
             }
         });
         Self {
@@ -66,9 +80,24 @@ impl Sender {
             peer,
             lanes,
             ringer: Ringer::default(),
+            growth_bytes: u64::MAX,
             fault: None,
             one_thread: PhantomData,
         }
+    }
+
+    /// Bounds what this channel may still take by growing, in bytes. Without this call it is what the
+    /// geometry of its half allows. A lane that may not grow is full.
+    pub fn set_growth_budget(&mut self, bytes: u64) {
+        self.growth_bytes = bytes;
+    }
+
+    /// How many bytes a lane takes when it grows next; `None` if its geometry allows no more.
+    #[must_use]
+    pub fn next_growth_bytes(&self, lane: Lane) -> Option<u64> {
+        let geometry = self.shared.own.geometry;
+        let next = self.lanes[lane].segment.index + 1;
+        (next <= geometry.growth).then(|| geometry.segment_bytes(next))
     }
 
     /// Publishes a message under the next sequence of its lane, and rings if the peer sleeps.
@@ -77,7 +106,86 @@ impl Sender {
     ///
     /// [`SendError::Full`] if there is no room now (see [`Self::wake_when_done`]),
     /// [`SendError::TooLarge`], or [`SendError::Peer`]. The message then was not sent.
+    #[inline(always)]
     pub fn try_send(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        body: &[u8],
+    ) -> Result<Sequence, SendError> {
+        let sequence = self.try_send_lazy(lane, header, body)?;
+        self.flush();
+        Ok(sequence)
+    }
+
+    /// As [`Self::try_send`], but does not look whether the peer sleeps: it may hear of the message
+    /// only at the next [`Self::flush`], or the next operation of this sender that is not lazy.
+    /// A receiver that is awake sees the message at once.
+    ///
+    /// For several messages in a row; the look costs more than the rest of a small message.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::try_send`]. With [`SendError::Full`] the peer has been told of all before it.
+    #[inline(always)]
+    pub fn try_send_lazy(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        body: &[u8],
+    ) -> Result<Sequence, SendError> {
+        let outgoing = &mut self.lanes[lane];
+        let sequence = outgoing.next;
+        if sequence < outgoing.limit
+            && slot::is_inline(outgoing.segment.geometry, &header, body.len())
+        {
+            slot::fill(&outgoing.segment, sequence, header, body);
+            outgoing.next = sequence + 1;
+            Ok(Sequence::new(sequence))
+        } else {
+            self.send_with_care(lane, header, body)
+        }
+    }
+
+    /// Looks whether the peer sleeps, and rings if so. Ends a row of [`Self::try_send_lazy`].
+    #[inline(always)]
+    pub fn flush(&mut self) {
+        let fenced = parking::publish_before_look();
+        if self.shared.for_sender.is_raised() {
+            // The messages are out. If the successor is at fault, the next operation says so.
+            self.adopt();
+        }
+        if self.ringer.must_ring(fenced, self.peer.parked.read()) {
+            self.shared.ring();
+        }
+    }
+
+    /// Publishes messages in a row, and looks once at the end whether the peer sleeps.
+    ///
+    /// Returns how many were sent, and why no more, if there were more. The rest can be sent later,
+    /// in the same order.
+    pub fn send_batch<'a>(
+        &mut self,
+        lane: Lane,
+        messages: impl IntoIterator<Item = (Header, &'a [u8])>,
+    ) -> (usize, Result<(), SendError>) {
+        let mut sent = 0;
+        let mut result = Ok(());
+        for (header, body) in messages {
+            if let Err(error) = self.try_send_lazy(lane, header, body) {
+                result = Err(error);
+                break;
+            }
+            sent += 1;
+        }
+        self.flush();
+        (sent, result)
+    }
+
+    /// What [`Self::try_send_lazy`] does when something has to be looked at first: a bound that is
+    /// reached, a body for the arena, the first message, a swap, a fault.
+    #[cold]
+    fn send_with_care(
         &mut self,
         lane: Lane,
         header: Header,
@@ -88,7 +196,12 @@ impl Sender {
             self.lanes[lane].settled = true;
             self.read_done(lane)?;
         }
-        self.publish(lane, header, body)
+        let sent = self.publish(lane, header, body);
+        if let Err(SendError::Full { .. }) = sent {
+            // What makes room may be asleep on lazy messages before this one.
+            self.flush();
+        }
+        sent
     }
 
     /// Publishes a message that a predecessor had sent already, under its old sequence.
@@ -112,7 +225,9 @@ impl Sender {
                 next,
             });
         }
-        self.publish(lane, header, body).map(|_| ())
+        self.publish(lane, header, body)?;
+        self.flush();
+        Ok(())
     }
 
     /// Whether a small message would find a slot now. `true` after a fault too: sending tells it.
@@ -126,7 +241,10 @@ impl Sender {
         if self.follow().is_err() {
             return true;
         }
-        !matches!(self.find_room(lane, len_bytes), Err(SendError::Full { .. }))
+        !matches!(
+            self.find_room(lane, None, len_bytes),
+            Err(SendError::Full { .. })
+        )
     }
 
     /// The sequence that the next message of this lane will get.
@@ -153,10 +271,8 @@ impl Sender {
     pub fn wake_when_done(&mut self, lane: Lane, at: Sequence) -> bool {
         // ORDER(mark): store, full fence, look at `done`; pairs with `done`, full fence, look at
         // the mark in `Receiver::finish`.
-        self.shared
-            .own
-            .memory
-            .word64(layout::wake_at(lane))
+        self.lanes[lane]
+            .mark
             .store(at.get().saturating_add(1), Ordering::Relaxed);
         let _ = parking::publish_before_look();
         // After a fault there is nothing to wait for: sending tells it.
@@ -174,67 +290,87 @@ impl Sender {
     ) -> Result<Vec<(Sequence, Header, Vec<u8>)>, PeerFault> {
         let done = self.done(lane)?.get();
         let own = &self.shared.own;
-        (done..self.lanes[lane].next)
+        let outgoing = &self.lanes[lane];
+        (done..outgoing.next)
             .map(|sequence| {
-                let mut body = Vec::new();
-                let header = slot::read(&own.memory, own.geometry, lane, sequence, &mut body)?;
-                Ok((Sequence::new(sequence), header, body))
+                let (index, start, _) = outgoing.starts.find(sequence);
+                let segment = own.segment(lane, index, start).as_peer();
+                let mut copy = Vec::new();
+                let (header, body) = slot::read(&segment, own.memory.bytes(), sequence)?;
+                body.fill(&mut copy);
+                Ok((Sequence::new(sequence), header, copy))
             })
             .collect()
     }
 
     fn publish(&mut self, lane: Lane, header: Header, body: &[u8]) -> Result<Sequence, SendError> {
-        let place = self.find_room(lane, body.len())?;
-        let own = &self.shared.own;
+        let place = self.find_room(lane, Some(&header), body.len())?;
         let outgoing = &mut self.lanes[lane];
         let sequence = outgoing.next;
-        let offset = place.map_or(0, |place| place.offset);
-        slot::fill(
-            &own.memory,
-            own.geometry,
-            lane,
-            sequence,
-            header,
-            body,
-            offset,
-        );
-        if let Some(place) = place {
-            outgoing.arena.commit(sequence, place);
+        match place {
+            None => slot::fill(&outgoing.segment, sequence, header, body),
+            Some(place) => {
+                let memory = &self.shared.own.memory;
+                let offset = place.offset;
+                slot::fill_arena(memory, &outgoing.segment, sequence, header, body, offset);
+                outgoing.arena.commit(sequence, place);
+            }
         }
         outgoing.next += 1;
-
-        let fenced = parking::publish_before_look();
-        if self.shared.for_sender.is_raised() {
-            // The message is out. If the successor is at fault, the next operation says so.
-            self.adopt();
-        }
-        let parked = self.peer.half.memory.read32(layout::PARKED_AT);
-        if self.ringer.must_ring(fenced, parked) {
-            self.shared.ring();
-        }
         Ok(Sequence::new(sequence))
     }
 
-    /// A free slot, and a place in the arena if the body needs one.
-    fn find_room(&mut self, lane: Lane, len: usize) -> Result<Option<Place>, SendError> {
+    /// A free slot, and a place in the arena if the body needs one. Without a header: for the
+    /// smallest room that a body of this length may need.
+    fn find_room(
+        &mut self,
+        lane: Lane,
+        header: Option<&Header>,
+        len: usize,
+    ) -> Result<Option<Place>, SendError> {
         let geometry = self.shared.own.geometry;
-        let most = match geometry.arena_bytes as usize {
-            arena if arena < INLINE_BYTES => INLINE_BYTES,
-            arena => arena.min(MAX_BODY_BYTES),
-        };
+        let correlated = header.is_some_and(|header| header.correlation != Sequence::ZERO);
+        let inline = geometry.inline_bytes(correlated);
+        let most = (geometry.arena(geometry.growth) as usize).clamp(inline, MAX_BODY_BYTES);
         if len > most {
             return Err(SendError::TooLarge {
                 len_bytes: len,
                 most_bytes: most,
             });
         }
-        if let Some(place) = self.lanes[lane].room(geometry.slots, len) {
+        let in_arena = (len > inline).then_some(len);
+        if let Some(place) = self.lanes[lane].room(in_arena) {
             return Ok(place);
         }
         self.read_done(lane)?;
-        self.lanes[lane]
-            .room(geometry.slots, len)
-            .ok_or(SendError::Full { lane })
+        loop {
+            if let Some(place) = self.lanes[lane].room(in_arena) {
+                return Ok(place);
+            }
+            if !self.grow(lane) {
+                return Err(SendError::Full { lane });
+            }
+        }
+    }
+
+    /// Links the next segment of a lane that is full, if its budget and the machine's memory allow.
+    fn grow(&mut self, lane: Lane) -> bool {
+        let Some(bytes) = self.next_growth_bytes(lane) else {
+            return false;
+        };
+        let own = &self.shared.own;
+        let outgoing = &mut self.lanes[lane];
+        let index = outgoing.segment.index + 1;
+        if bytes > self.growth_bytes || !own.allocate_segment(lane, index) {
+            return false;
+        }
+        self.growth_bytes -= bytes;
+        own.link_segment(lane, index, outgoing.next);
+        outgoing.starts.link(outgoing.next);
+        outgoing.segment = own.segment(lane, index, outgoing.next);
+        outgoing.arena = Outgoing::arena(&outgoing.segment);
+        outgoing.update_limit();
+        true
     }
 
     fn read_done(&mut self, lane: Lane) -> Result<(), PeerFault> {
@@ -253,6 +389,7 @@ impl Sender {
     }
 
     /// The consumer swap. Of several successors only the last one counts.
+    #[cold]
     fn adopt(&mut self) {
         let Some(peer) = self.shared.for_sender.take().peers.pop() else {
             return;
@@ -262,19 +399,54 @@ impl Sender {
         self.fault = Lane::ALL
             .into_iter()
             .find_map(|lane| self.read_done(lane).err());
+        if self.fault.is_some() {
+            // So that the next message is sent with care, and finds the fault.
+            self.lanes
+                .iter_mut()
+                .for_each(|(_, outgoing)| outgoing.limit = outgoing.next);
+        }
+    }
+}
+
+impl Drop for Sender {
+    /// Nobody is left asleep on lazy messages.
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 
 impl Outgoing {
+    fn arena(segment: &OwnSegment) -> Arena {
+        let geometry = segment.geometry;
+        Arena::new(
+            geometry.arena(segment.index),
+            geometry.slots_of(segment.index),
+        )
+    }
+
     /// Room for a body by what we know now: `Some(None)` if it goes into its slot.
-    fn room(&self, slots: u32, len: usize) -> Option<Option<Place>> {
-        if self.next - self.done >= u64::from(slots) {
+    fn room(&self, in_arena: Option<usize>) -> Option<Option<Place>> {
+        if self.next >= self.free_to() {
             return None;
         }
-        if len <= INLINE_BYTES {
-            return Some(None);
+        match in_arena {
+            None => Some(None),
+            Some(len) => self.arena.place(len).map(Some),
         }
-        self.arena.place(len).map(Some)
+    }
+
+    /// Below this, sequences have a free slot in the present segment.
+    fn free_to(&self) -> u64 {
+        let slots = self.segment.geometry.slots_of(self.segment.index);
+        self.done.max(self.segment.start) + u64::from(slots)
+    }
+
+    fn update_limit(&mut self) {
+        self.limit = if self.settled {
+            self.free_to()
+        } else {
+            self.next
+        };
     }
 
     /// Checks what the peer's cursor says, and frees what it allows.
@@ -295,8 +467,9 @@ impl Outgoing {
         }
         self.seen = now;
         // Below `first` it still reads our predecessor's ring.
-        self.done = now.clamp(self.first, self.next);
+        self.done = now.clamp(self.starts.first(), self.next);
         self.arena.free_to(self.done);
+        self.update_limit();
         Ok(())
     }
 }

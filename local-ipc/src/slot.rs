@@ -7,9 +7,10 @@
 use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, Sequence, TypeIndex};
 
 use crate::error::PeerFault;
-use crate::layout::{BODY_IN_SLOT, CORRELATION_IN_SLOT, Geometry, INLINE_BYTES, META_IN_SLOT};
-use crate::raw::{Memory, OwnMemory};
-use crate::sync::Ordering;
+use crate::layout::{BODY_WORD, Geometry, META_WORD};
+use crate::raw::{OwnMemory, PeerBytes};
+use crate::segment::{OwnSegment, PeerSegment};
+use crate::sync::{AtomicU64, Ordering};
 
 /// What stands beside a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -25,8 +26,9 @@ pub struct Header {
 }
 
 const HAS_DESCRIPTORS: u8 = 1;
+const HAS_CORRELATION: u8 = 2;
 
-/// Type, kind, flags and length, as they lie in the slot's third word.
+/// Type, kind, flags and length, as they lie in the slot's second word.
 #[derive(Clone, Copy)]
 struct Meta {
     type_index: u16,
@@ -36,6 +38,7 @@ struct Meta {
 }
 
 impl Meta {
+    #[inline]
     fn pack(self) -> u64 {
         u64::from(self.type_index)
             | u64::from(self.kind) << 16
@@ -43,6 +46,7 @@ impl Meta {
             | u64::from(self.len_bytes) << 32
     }
 
+    #[inline]
     fn unpack(word: u64) -> Self {
         let [t0, t1, kind, flags, l0, l1, l2, l3] = word.to_le_bytes();
         Self {
@@ -63,131 +67,256 @@ pub(crate) enum SlotState {
     Filled,
 }
 
-/// Looks at the slot of `sequence` in a ring that began at `first`.
+/// Looks at the slot of `sequence` in a segment.
 ///
 /// A slot holds nothing, an older message of the same slot, or this one. Anything else is a lie.
-pub(crate) fn look(
-    memory: &impl Memory,
-    geometry: Geometry,
-    lane: Lane,
-    first: u64,
-    sequence: u64,
-) -> Result<SlotState, PeerFault> {
-    // ORDER(filled): acquire; pairs with the Release in `fill`. Having seen the sequence we also
-    // see the header and body written before it.
-    let word = memory.read64(geometry.slot_at(lane, sequence)).load();
+pub(crate) fn look(segment: &PeerSegment, sequence: u64) -> Result<SlotState, PeerFault> {
+    let slot = segment.ring.slot(sequence);
+    let word = slot.sequence_word();
     if word == sequence + 1 {
+        slot.acquire();
         return Ok(SlotState::Filled);
     }
-    let lap = u64::from(geometry.slots) - 1;
-    let older = word <= sequence && word > first && (sequence + 1 - word) & lap == 0;
+    let lap = segment.ring.slots() - 1;
+    let older = word <= sequence && word > segment.start && (sequence + 1 - word) & lap == 0;
     if word == 0 || older {
         return Ok(SlotState::Empty);
     }
     Err(PeerFault::WrongSequence {
-        lane,
+        lane: segment.lane,
         expected: Sequence::new(sequence),
         word,
     })
 }
 
-/// Copies out the message of a slot that [`look`] found filled. Replaces what `body` holds.
-pub(crate) fn read(
-    memory: &impl Memory,
-    geometry: Geometry,
-    lane: Lane,
-    sequence: u64,
-    body: &mut Vec<u8>,
-) -> Result<Header, PeerFault> {
-    body.clear();
-    let slot = geometry.slot_at(lane, sequence);
-    let correlation = memory.read64(slot + CORRELATION_IN_SLOT).load_plain();
-    let meta = Meta::unpack(memory.read64(slot + META_IN_SLOT).load_plain());
-    let sequence = Sequence::new(sequence);
+/// A message's body as it lies in shared memory. It may change while it is copied; how long it is,
+/// and that it lies where it may, has been checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Body<'a> {
+    Inline {
+        segment: &'a PeerSegment,
+        sequence: u64,
+        first_word: usize,
+        len: usize,
+    },
+    Arena {
+        bytes: PeerBytes<'a>,
+        at: usize,
+        len: usize,
+    },
+}
 
-    let kind = MessageKind::from_byte(meta.kind).ok_or(PeerFault::UnknownKind {
-        lane,
-        sequence,
-        kind: meta.kind,
-    })?;
-    if meta.flags & !HAS_DESCRIPTORS != 0 {
-        return Err(PeerFault::UnknownFlags {
-            lane,
-            sequence,
-            flags: meta.flags,
-        });
-    }
-    let len = meta.len_bytes as usize;
-    if len > MAX_BODY_BYTES {
-        return Err(PeerFault::TooLong {
-            lane,
-            sequence,
-            len_bytes: meta.len_bytes,
-        });
-    }
-    if len <= INLINE_BYTES {
-        memory.copy_out(slot + BODY_IN_SLOT, len, body);
-    } else {
-        let offset = memory.read64(slot + BODY_IN_SLOT).load_plain();
-        let inside = offset
-            .checked_add(u64::from(meta.len_bytes))
-            .is_some_and(|end| end <= u64::from(geometry.arena_bytes));
-        if !inside {
-            return Err(PeerFault::OutOfBounds {
-                lane,
-                sequence,
-                offset,
-                len_bytes: meta.len_bytes,
-            });
+impl Body<'_> {
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        match *self {
+            Self::Inline { len, .. } | Self::Arena { len, .. } => len,
         }
-        memory.copy_out(geometry.arena_at(lane) + offset as usize, len, body);
     }
-    Ok(Header {
+
+    /// Copies the body to `to`, which is as long as it.
+    #[inline]
+    pub(crate) fn copy_to(&self, to: &mut [u8]) {
+        debug_assert_eq!(to.len(), self.len(), "the caller has compared");
+        match *self {
+            Self::Inline {
+                segment,
+                sequence,
+                first_word,
+                ..
+            } => segment.ring.slot(sequence).copy_to(first_word, to),
+            Self::Arena { bytes, at, .. } => bytes.copy_to(at, to),
+        }
+    }
+
+    /// Replaces what `to` holds by the body.
+    #[inline]
+    pub(crate) fn fill(&self, to: &mut Vec<u8>) {
+        to.clear();
+        match *self {
+            Self::Inline {
+                segment,
+                sequence,
+                first_word,
+                len,
+            } => {
+                to.resize(len, 0);
+                segment.ring.slot(sequence).copy_to(first_word, to);
+            }
+            Self::Arena { bytes, at, len } => bytes.append_to(at, len, to),
+        }
+    }
+}
+
+/// Reads the header of a slot that [`look`] found filled, and finds its body. Everything that was
+/// checked is checked on copies.
+#[inline]
+pub(crate) fn read<'a>(
+    segment: &'a PeerSegment,
+    bytes: PeerBytes<'a>,
+    sequence: u64,
+) -> Result<(Header, Body<'a>), PeerFault> {
+    let slot = segment.ring.slot(sequence);
+    let meta = Meta::unpack(slot.word(META_WORD));
+    let (Some(kind), true) = (
+        MessageKind::from_byte(meta.kind),
+        meta.flags & !(HAS_DESCRIPTORS | HAS_CORRELATION) == 0,
+    ) else {
+        return Err(unknown(segment.lane, sequence, meta));
+    };
+    let correlated = meta.flags & HAS_CORRELATION != 0;
+    let first_word = BODY_WORD + usize::from(correlated);
+    let correlation = if correlated { slot.word(BODY_WORD) } else { 0 };
+    let len = meta.len_bytes as usize;
+    let body = if len <= segment.geometry.inline_bytes(correlated) {
+        Body::Inline {
+            segment,
+            sequence,
+            first_word,
+            len,
+        }
+    } else {
+        let offset = slot.word(first_word);
+        let at = check_arena(segment, sequence, offset, len)?;
+        Body::Arena { bytes, at, len }
+    };
+    let header = Header {
         kind,
         type_index: TypeIndex::new(meta.type_index),
         correlation: Sequence::new(correlation),
         has_descriptors: meta.flags & HAS_DESCRIPTORS != 0,
-    })
+    };
+    Ok((header, body))
 }
 
-/// Fills the slot of `sequence` and publishes it.
+#[cold]
+fn unknown(lane: Lane, sequence: u64, meta: Meta) -> PeerFault {
+    let sequence = Sequence::new(sequence);
+    if MessageKind::from_byte(meta.kind).is_none() {
+        PeerFault::UnknownKind {
+            lane,
+            sequence,
+            kind: meta.kind,
+        }
+    } else {
+        PeerFault::UnknownFlags {
+            lane,
+            sequence,
+            flags: meta.flags,
+        }
+    }
+}
+
+/// Where a body of the arena lies in the region.
+fn check_arena(
+    segment: &PeerSegment,
+    sequence: u64,
+    offset: u64,
+    len: usize,
+) -> Result<usize, PeerFault> {
+    let lane = segment.lane;
+    let sequence = Sequence::new(sequence);
+    let len_bytes = len as u32;
+    if len > MAX_BODY_BYTES {
+        return Err(PeerFault::TooLong {
+            lane,
+            sequence,
+            len_bytes,
+        });
+    }
+    let inside = offset
+        .checked_add(len as u64)
+        .is_some_and(|end| end <= segment.geometry.arena(segment.index));
+    if !inside {
+        return Err(PeerFault::OutOfBounds {
+            lane,
+            sequence,
+            offset,
+            len_bytes,
+        });
+    }
+    Ok(segment.geometry.arena_at(lane, segment.index) + offset as usize)
+}
+
+/// Whether a body of this length goes into its slot.
+#[inline(always)]
+pub(crate) fn is_inline(geometry: Geometry, header: &Header, len: usize) -> bool {
+    len <= geometry.inline_bytes(header.correlation != Sequence::ZERO)
+}
+
+/// Fills the slot of `sequence` with a message that [`is_inline`], and publishes it.
 ///
-/// A body longer than [`INLINE_BYTES`] goes to `arena_offset`, which the caller has found free.
 /// If we die on any line before the last, the slot still carries its old sequence word, and the
 /// message does not exist.
-pub(crate) fn fill(
+#[inline(always)]
+pub(crate) fn fill(segment: &OwnSegment, sequence: u64, header: Header, body: &[u8]) {
+    let slot = segment.ring.slot(sequence);
+    let first_word = write_header(slot, header, body.len());
+    write_words(&slot[first_word..], body);
+    publish(slot, sequence);
+}
+
+/// Fills the slot of `sequence` with a message whose body lies in the arena, at `offset`, which the
+/// caller has found free; and publishes it.
+pub(crate) fn fill_arena(
     memory: &OwnMemory,
-    geometry: Geometry,
-    lane: Lane,
+    segment: &OwnSegment,
     sequence: u64,
     header: Header,
     body: &[u8],
-    arena_offset: u64,
+    offset: u64,
 ) {
-    let slot = geometry.slot_at(lane, sequence);
+    let arena_at = segment.geometry.arena_at(segment.lane, segment.index);
+    memory.copy_in(arena_at + offset as usize, body);
+    let slot = segment.ring.slot(sequence);
+    let first_word = write_header(slot, header, body.len());
+    // ORDER(filled): Relaxed; the Release in `publish` publishes it.
+    slot[first_word].store(offset, Ordering::Relaxed);
+    publish(slot, sequence);
+}
+
+/// Returns the word at which the body begins.
+#[inline(always)]
+fn write_header(slot: &[AtomicU64], header: Header, len: usize) -> usize {
+    let correlated = header.correlation != Sequence::ZERO;
     let meta = Meta {
         type_index: header.type_index.get(),
         kind: header.kind.to_byte(),
-        flags: u8::from(header.has_descriptors) * HAS_DESCRIPTORS,
-        len_bytes: u32::try_from(body.len()).expect("checked against MAX_BODY_BYTES"),
+        flags: (u8::from(header.has_descriptors) * HAS_DESCRIPTORS)
+            | (u8::from(correlated) * HAS_CORRELATION),
+        len_bytes: len as u32,
     };
-    // ORDER(filled): Relaxed; the Release below publishes all of it.
-    memory
-        .word64(slot + CORRELATION_IN_SLOT)
-        .store(header.correlation.get(), Ordering::Relaxed);
-    memory
-        .word64(slot + META_IN_SLOT)
-        .store(meta.pack(), Ordering::Relaxed);
-    if body.len() <= INLINE_BYTES {
-        memory.copy_in(slot + BODY_IN_SLOT, body);
-    } else {
-        memory
-            .word64(slot + BODY_IN_SLOT)
-            .store(arena_offset, Ordering::Relaxed);
-        memory.copy_in(geometry.arena_at(lane) + arena_offset as usize, body);
+    debug_assert!(len <= MAX_BODY_BYTES, "checked by the caller");
+    // ORDER(filled): Relaxed; the Release in `publish` publishes it.
+    slot[META_WORD].store(meta.pack(), Ordering::Relaxed);
+    if correlated {
+        // ORDER(filled): Relaxed, as above.
+        slot[BODY_WORD].store(header.correlation.get(), Ordering::Relaxed);
     }
-    // ORDER(filled): Release; pairs with the acquire load in `look`.
-    memory.word64(slot).store(sequence + 1, Ordering::Release);
+    BODY_WORD + usize::from(correlated)
+}
+
+#[inline(always)]
+fn write_words(words: &[AtomicU64], body: &[u8]) {
+    let (whole, rest) = body.as_chunks::<8>();
+    let (words, after) = words.split_at(whole.len());
+    for (word, bytes) in words.iter().zip(whole) {
+        // ORDER(filled): Relaxed; the Release in `publish` publishes it.
+        word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+    }
+    if !rest.is_empty() {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        // ORDER(filled): Relaxed, as above.
+        after[0].store(u64::from_ne_bytes(last), Ordering::Relaxed);
+    }
+}
+
+#[inline(always)]
+fn publish(slot: &[AtomicU64], sequence: u64) {
+    // ORDER(filled): Release; pairs with `PeerSlot::acquire`, after which the header and the body
+    // written above are seen.
+    slot[0].store(sequence + 1, Ordering::Release);
 }
 
 #[cfg(test)]

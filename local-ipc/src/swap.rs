@@ -19,6 +19,7 @@ use crate::error::{ChannelError, PeerFault, RegionError};
 use crate::half::{Cursors, OwnHalf, PeerHalf};
 use crate::layout;
 use crate::parking;
+use crate::raw::OwnWord32;
 use crate::receiver::{MAX_FORMER_PEERS, Receiver};
 use crate::sender::Sender;
 use crate::sync::{AtomicU32, Ordering};
@@ -27,6 +28,7 @@ use crate::sync::{AtomicU32, Ordering};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) own: OwnHalf,
+    own_bell: OwnWord32,
     current: Mutex<Arc<Peer>>,
     pub(crate) for_sender: Inbox,
     pub(crate) for_receiver: Inbox,
@@ -39,14 +41,15 @@ impl Shared {
 
     /// Bumps our bell and wakes who waits on it.
     pub(crate) fn ring(&self) {
-        let word = self.own.memory.word32(layout::BELL_AT);
-        parking::bump(word);
-        bell::wake_shared(word);
+        parking::bump(&self.own_bell);
+        bell::wake_shared(&self.own_bell);
     }
 }
 
-/// Successors that wait to be picked up by one thread.
+/// Successors that wait to be picked up by one thread. Its flag is read for every message, so it
+/// shares no line with what changes.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct Inbox {
     raised: AtomicU32,
     waiting: Mutex<Successors>,
@@ -63,6 +66,7 @@ pub(crate) struct Successors {
 
 impl Inbox {
     /// Whether there is something to pick up. Cheap: one load.
+    #[inline]
     pub(crate) fn is_raised(&self) -> bool {
         // ORDER(swap): Relaxed; the fence in `publish_before_look` orders it where that matters,
         // and the mutex hands over the halves.
@@ -181,6 +185,7 @@ pub fn connect(own: OwnHalf, peer: PeerHalf) -> Result<(Sender, Receiver, Swappe
     }
     let peer = Peer::new(peer);
     let shared = Arc::new(Shared {
+        own_bell: own.memory.word32(layout::BELL_AT),
         own,
         current: Mutex::new(Arc::clone(&peer)),
         for_sender: Inbox::default(),

@@ -16,6 +16,7 @@ pub(crate) struct Read32<'a>(pub(crate) &'a AtomicU32);
 
 impl Read32<'_> {
     /// The value, with everything that its writer wrote before a `Release` store of it.
+    #[inline]
     pub(crate) fn load(self) -> u32 {
         // ORDER(every label): Relaxed is enough because the fence follows.
         let value = self.0.load(Ordering::Relaxed);
@@ -32,16 +33,11 @@ pub(crate) struct Read64<'a>(pub(crate) &'a AtomicU64);
 #[cfg(not(loom))]
 impl Read64<'_> {
     /// The value, with everything that its writer wrote before a `Release` store of it.
+    #[inline]
     pub(crate) fn load(self) -> u64 {
         // ORDER(every label): Relaxed is enough because the fence follows.
         let value = self.0.load(Ordering::Relaxed);
         fence(Ordering::Acquire);
         value
-    }
-
-    /// The value alone: orders nothing, for words behind one that was loaded with [`Self::load`].
-    pub(crate) fn load_plain(self) -> u64 {
-        // ORDER(filled): Relaxed; the acquire load of the slot's sequence word came before.
-        self.0.load(Ordering::Relaxed)
     }
 }

@@ -14,6 +14,7 @@ use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, PerLane, Sequence, TypeIndex
 const SMALL: Geometry = Geometry {
     slots: 8,
     arena_bytes: 128 * 1024,
+    ..Geometry::DEFAULT.fixed()
 };
 
 #[test]
@@ -124,6 +125,7 @@ fn a_body_that_can_never_fit_is_told_from_one_that_has_to_wait() {
     let (mut a, _b) = channel(Geometry {
         slots: 4,
         arena_bytes: 4096,
+        ..Geometry::DEFAULT.fixed()
     });
     let lane = Lane::NORMAL;
     let too_large = |len_bytes| {
@@ -689,6 +691,7 @@ fn wait_any_times_out_and_hears_one_of_many() {
             channel(Geometry {
                 slots: 2,
                 arena_bytes: 0,
+                ..Geometry::DEFAULT.fixed()
             })
         })
         .collect();

@@ -78,13 +78,17 @@ fn sizes_out_of_bounds_are_refused_before_memory_is_asked_for() {
         (4, u32::MAX),
         (4, Geometry::MAX_ARENA_BYTES + 4096),
     ] {
-        let half = OwnHalf::create(Geometry { slots, arena_bytes }, Start::default());
+        let half = OwnHalf::create(
+            Geometry {
+                slots,
+                arena_bytes,
+                ..Geometry::DEFAULT.fixed()
+            },
+            Start::default(),
+        );
         assert!(matches!(half, Err(RegionError::Geometry(_))));
     }
-    assert_eq!(
-        Geometry::DEFAULT.region_bytes(),
-        4096 + 4 * (65536 + 262_144)
-    );
+    assert_eq!(Geometry::DEFAULT.base_bytes(), 4096 + 4 * (65536 + 262_144));
 }
 
 #[test]

@@ -277,7 +277,7 @@ impl Domain {
 
     fn open_channel(&self, target: &ServiceName, table: TypeTable) -> Result<Channel, Error> {
         let id = ChannelId::random();
-        let room = self.room().take(Geometry::DEFAULT.region_bytes())?;
+        let room = self.room().take(Geometry::DEFAULT.base_bytes())?;
         let own = OwnHalf::create(Geometry::DEFAULT, Start::default())?;
         let entry = Arc::new(Entry::new(id));
         // Known before the node is: a swap may come right behind the answer.
@@ -306,7 +306,9 @@ impl Domain {
         let (opened, descriptors) = self.dispatch_with(&open, &[own.share()?], Some(channel))?;
         let [half, side] = two(descriptors)?;
         let side = SideSocket::from(side);
-        let (sender, receiver, swapper) = weft_local_ipc::connect(own, PeerHalf::open(half)?)?;
+        let (mut sender, receiver, swapper) = weft_local_ipc::connect(own, PeerHalf::open(half)?)?;
+        // Its budget was granted when it was opened.
+        sender.set_growth_budget(0);
         let ChannelOpened { node, .. } = opened;
         entry.opened(swapper, side, node == self.shared.identity.node);
         Ok(Channel::new(

@@ -98,7 +98,9 @@ impl Link {
     ///
     /// If the peer's half does not fit ours.
     pub fn new(own: OwnHalf, peer: PeerHalf, side: SideSocket) -> Result<Self, Error> {
-        let (sender, receiver, swapper) = weft_local_ipc::connect(own, peer)?;
+        let (mut sender, receiver, swapper) = weft_local_ipc::connect(own, peer)?;
+        // Its budget was granted when it was opened.
+        sender.set_growth_budget(0);
         Ok(Self {
             sender,
             receiver,

@@ -55,7 +55,7 @@ const LOCAL_PATIENCE: Duration = Duration::from_secs(30);
 const REMOTE_PATIENCE: Duration = Duration::from_secs(900);
 
 /// What our half of a channel takes.
-const HALF_BYTES: u64 = Geometry::DEFAULT.region_bytes();
+const HALF_BYTES: u64 = Geometry::DEFAULT.base_bytes();
 
 /// For how many further channels a service has memory granted ahead.
 const ROOM_AHEAD: u64 = 16;
@@ -718,7 +718,9 @@ where
         let room = self.domain.room().take_now(HALF_BYTES)?;
         let own = OwnHalf::create(Geometry::DEFAULT, start)?;
         let descriptor = own.share()?;
-        let (sender, mut receiver, swapper) = weft_local_ipc::connect(own, peer)?;
+        let (mut sender, mut receiver, swapper) = weft_local_ipc::connect(own, peer)?;
+        // Its budget was granted when it was opened.
+        sender.set_growth_budget(0);
         for (lane, done, taken) in attach.resume.iter().flat_map(|resume| &resume.unknown) {
             // What the predecessor took is never taken again. (That it was published bounds it.)
             receiver

@@ -137,8 +137,10 @@ pub(crate) struct Parts {
 impl Channel {
     /// Connects our half with the local peer's and listens to its bell.
     pub(crate) fn new(parts: Parts, watcher: &Arc<Watcher>) -> Result<Arc<Self>, Refusal> {
-        let (sender, receiver, swapper) = weft_local_ipc::connect(parts.own, parts.peer)
+        let (mut sender, receiver, swapper) = weft_local_ipc::connect(parts.own, parts.peer)
             .map_err(|error| Refusal::new(RefusalCode::PeerFault, error.to_string()))?;
+        // Its budget was granted when it was opened.
+        sender.set_growth_budget(0);
         let session = Session::new(
             parts.id,
             parts.epoch,
