@@ -91,6 +91,11 @@ impl Bell {
         self.0.is_superseded()
     }
 
+    /// The word itself, for who looks at many bells.
+    pub(crate) fn own_word(&self) -> PeerWord32 {
+        self.0.bell.clone()
+    }
+
     fn word(&self) -> Read32<'_> {
         self.0.bell.read()
     }

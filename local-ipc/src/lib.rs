@@ -16,17 +16,27 @@
 //! is published and checked) and `parking` (who rings when).
 
 #[cfg(not(loom))]
+mod adaptive;
+#[cfg(not(loom))]
 mod arena;
+#[cfg(all(feature = "tokio", not(loom)))]
+mod asynchronous;
 #[cfg(not(loom))]
 mod bell;
 #[cfg(not(loom))]
+mod cores;
+#[cfg(not(loom))]
 mod credentials;
+#[cfg(not(loom))]
+mod doorbell;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
 mod half;
 #[cfg(all(test, not(loom)))]
 mod hostile;
+#[cfg(not(loom))]
+mod inbox;
 #[cfg(not(loom))]
 mod layout;
 #[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]
@@ -57,6 +67,10 @@ mod sync;
 #[cfg(not(loom))]
 mod typed;
 #[cfg(not(loom))]
+mod waiter;
+#[cfg(all(loom, test))]
+mod wake_models;
+#[cfg(not(loom))]
 mod watcher;
 
 pub use parking::PARKED_ALWAYS;
@@ -64,9 +78,12 @@ pub use parking::PARKED_ALWAYS;
 #[cfg(not(loom))]
 pub use {
     bell::{Bell, Wait, wait_any},
+    cores::spinning_can_help,
     credentials::PeerCredentials,
+    doorbell::Doorbell,
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
+    inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Why},
     layout::{Geometry, MAX_SEQUENCE, Start},
     process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},
@@ -76,5 +93,9 @@ pub use {
     spin::Spin,
     swap::{Swapper, connect},
     typed::Plain,
+    waiter::{NAPS_IN_VAIN, Waiter, Wake},
     watcher::{Ring, WatchId, Watcher},
 };
+
+#[cfg(all(feature = "tokio", not(loom)))]
+pub use asynchronous::{AsyncReceiver, AsyncSender, asynchronous};

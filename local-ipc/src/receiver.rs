@@ -463,6 +463,11 @@ impl Receiver {
         wait
     }
 
+    /// What this end's threads share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The peer whose ring holds this sequence, or will.
     fn source(&self, lane: Lane, sequence: u64) -> &Source {
         self.former

@@ -9,12 +9,15 @@
 //! the flag, fences, and bumps our bell. Either the sender sees the flag and looks at the
 //! successor's parked word, or the bump comes after the message and wakes the successor.
 
+use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::OwnedFd;
 use weft_types::{Lane, PerLane, Sequence};
 
 use crate::bell::{self, Bell, Peer};
+use crate::doorbell::Knocker;
 use crate::error::{ChannelError, PeerFault, RegionError};
 use crate::half::{Cursors, OwnHalf, PeerHalf};
 use crate::layout;
@@ -30,6 +33,9 @@ pub(crate) struct Shared {
     pub(crate) own: OwnHalf,
     own_bell: OwnWord32,
     current: Mutex<Arc<Peer>>,
+    /// Where the current peer wants us to knock when we ring.
+    doorbell: Mutex<Option<Knocker>>,
+    on_swap: Mutex<Option<OnSwap>>,
     pub(crate) for_sender: Inbox,
     pub(crate) for_receiver: Inbox,
 }
@@ -39,10 +45,29 @@ impl Shared {
         Arc::clone(&locked(&self.current))
     }
 
-    /// Bumps our bell and wakes who waits on it.
+    /// Bumps our bell, wakes who waits on it, and knocks at the peer's doorbell if it has one.
+    #[cold]
     pub(crate) fn ring(&self) {
         parking::bump(&self.own_bell);
         bell::wake_shared(&self.own_bell);
+        if let Some(knocker) = &*locked(&self.doorbell) {
+            knocker.knock();
+        }
+    }
+
+    /// Has `tell` called after each swap, for who sleeps elsewhere than on a bell.
+    pub(crate) fn set_on_swap(&self, tell: Option<Arc<dyn Fn() + Send + Sync>>) {
+        *locked(&self.on_swap) = tell.map(OnSwap);
+    }
+}
+
+/// Who wants to hear of a swap.
+#[derive(Clone)]
+struct OnSwap(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for OnSwap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnSwap")
     }
 }
 
@@ -113,6 +138,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Swapper(Arc<Shared>);
 
 impl Swapper {
+    pub(crate) fn of(shared: &Arc<Shared>) -> Self {
+        Self(Arc::clone(shared))
+    }
+
     /// Hands the successor's half to the sender and the receiver of this end.
     ///
     /// They pick it up at their next operation. Several swaps may queue up; the receiver then reads
@@ -130,7 +159,26 @@ impl Swapper {
         // ORDER(swap): flag, full fence, bump; pairs with publish, full fence, look in `Sender`.
         let _ = parking::publish_before_look();
         self.0.ring();
+        // The successor brings a doorbell of its own; until then it has the bell.
+        *locked(&self.0.doorbell) = None;
         old.supersede();
+        let on_swap = locked(&self.0.on_swap).clone();
+        if let Some(OnSwap(tell)) = on_swap {
+            tell();
+        }
+    }
+
+    /// Knocks at this doorbell of the current peer with every ring from now on, and once at once, so
+    /// that nothing sent before goes unheard. `fd` is what the peer got from
+    /// [`crate::Doorbell::pair`]. Ends with the next swap: the successor brings its own.
+    ///
+    /// # Errors
+    ///
+    /// If it is no descriptor of a doorbell. The peer is at fault then.
+    pub fn ring_through(&self, fd: OwnedFd) -> io::Result<()> {
+        *locked(&self.0.doorbell) = Some(Knocker::new(fd)?);
+        self.0.ring();
+        Ok(())
     }
 
     /// The bell of the current peer. After a swap it is another one: see [`Bell::is_superseded`].
@@ -188,6 +236,8 @@ pub fn connect(own: OwnHalf, peer: PeerHalf) -> Result<(Sender, Receiver, Swappe
         own_bell: own.memory.word32(layout::BELL_AT),
         own,
         current: Mutex::new(Arc::clone(&peer)),
+        doorbell: Mutex::new(None),
+        on_swap: Mutex::new(None),
         for_sender: Inbox::default(),
         for_receiver: Inbox::default(),
     });

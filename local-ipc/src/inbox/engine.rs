@@ -1,0 +1,596 @@
+//! What both styles of an inbox run on: members hot and cold, and how it comes to sleep.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::alarm::{Alarm, Heard, Listening, Notes};
+use super::cold::{Cold, Entry};
+use super::turns::Turns;
+use super::{AddError, Left, MAX_MEMBERS, MemberId, Why};
+use crate::bell::Bell;
+use crate::doorbell::Doorbell;
+use crate::receiver::{Received, Receiver};
+use crate::sync::Ordering;
+use crate::waiter::{Waiter, Wake};
+
+/// How many hot members are looked at for each message, beyond the one whose turn it is.
+const HOT_LOOKS: usize = 16;
+
+/// How many bells are looked at in one go: loads of different lines overlap.
+const COLD_LOOKS: usize = 8;
+
+/// One call in so many looks at bells, if there are more than one go.
+const COLD_EVERY: u32 = 4;
+
+/// How many bells are looked at each time while there is nothing else to do.
+const IDLE_COLD_LOOKS: usize = 64;
+
+/// So many looks in vain make a member cold. Some tens of µs for an idle inbox: about as long as
+/// spinning pays.
+const COLD_AFTER: u32 = 512;
+
+/// The same for an inbox that naps: through many naps in which nothing came.
+const COLD_AFTER_BATCHING: u32 = 64 * COLD_AFTER;
+
+/// One call in so many looks for hang-ups; it is a system call.
+const SIDES_EVERY: u32 = 4096;
+
+#[derive(Debug)]
+pub(super) struct Member<K> {
+    pub(super) key: K,
+    pub(super) receiver: Receiver,
+    generation: u32,
+    state: State,
+    /// With the peer that knocks there.
+    doorbell: Option<(Doorbell, Bell)>,
+    side: Option<OwnedFd>,
+    listening: Option<Listening>,
+    hung_up: bool,
+}
+
+/// Where a member stands.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Hot { place: usize, in_vain: u32 },
+    Cold { place: usize },
+    /// It leaves at one of the next calls; nothing of it is looked at any more.
+    Leaving,
+}
+
+/// What a call found.
+#[derive(Debug)]
+pub(super) enum Found<K> {
+    Message(MemberId, Received),
+    Left(Box<Left<K>>),
+}
+
+#[derive(Debug)]
+pub(super) struct Engine<K> {
+    members: Vec<Option<Member<K>>>,
+    /// Places in `members` that are free.
+    free: Vec<u32>,
+    generation: u32,
+    hot: Vec<u32>,
+    hot_at: usize,
+    cold: Cold,
+    turns: Turns,
+    leaving: VecDeque<(u32, Why)>,
+    calls: u32,
+    /// So many looks in vain make a member cold.
+    cold_after: u32,
+    waiter: Waiter,
+    alarm: Alarm,
+    /// Nudges that have ended a wait.
+    nudged: u32,
+}
+
+impl<K> Engine<K> {
+    pub(super) fn new(wake: Wake) -> Self {
+        let waiter = Waiter::new(wake);
+        Self {
+            members: Vec::new(),
+            free: Vec::new(),
+            generation: 0,
+            hot: Vec::new(),
+            hot_at: 0,
+            cold: Cold::default(),
+            turns: Turns::default(),
+            leaving: VecDeque::new(),
+            calls: 0,
+            // A cold member's sender rings, which a batching inbox wants to spare it.
+            cold_after: if waiter.batches() {
+                COLD_AFTER_BATCHING
+            } else {
+                COLD_AFTER
+            },
+            waiter,
+            alarm: Alarm::new(),
+            nudged: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, key: K, mut receiver: Receiver) -> Result<MemberId, AddError<K>> {
+        if self.len() >= MAX_MEMBERS {
+            let receiver = Box::new(receiver);
+            return Err(AddError { key, receiver });
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.members.push(None);
+            (self.members.len() - 1) as u32
+        });
+        receiver.unpark();
+        let notes = Arc::clone(&self.alarm.notes);
+        let on_swap = Arc::new(move || notes.swap());
+        receiver.shared().set_on_swap(Some(on_swap));
+        self.generation = self.generation.wrapping_add(1);
+        self.members[index as usize] = Some(Member {
+            key,
+            receiver,
+            generation: self.generation,
+            state: State::Hot {
+                place: self.hot.len(),
+                in_vain: 0,
+            },
+            doorbell: None,
+            side: None,
+            listening: None,
+            hung_up: false,
+        });
+        self.hot.push(index);
+        self.look(index);
+        Ok(MemberId {
+            index,
+            generation: self.generation,
+        })
+    }
+
+    pub(super) fn set_doorbell(&mut self, id: MemberId, doorbell: Doorbell) -> io::Result<()> {
+        self.member(id).ok_or(io::ErrorKind::NotFound)?;
+        self.alarm.add_doorbell(&doorbell, id.index)?;
+        self.drop_doorbell(id.index);
+        if let Some(member) = self.member_mut(id) {
+            let owner = Bell::of(&member.receiver.shared().current());
+            member.doorbell = Some((doorbell, owner));
+            if let Some(listening) = member.listening.take() {
+                self.alarm.listen_no_more(&listening);
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_doorbell(&mut self, index: u32) {
+        if let Some(member) = self.members[index as usize].as_mut()
+            && let Some((doorbell, _)) = member.doorbell.take()
+        {
+            self.alarm.remove_doorbell(&doorbell);
+        }
+    }
+
+    pub(super) fn watch_side(&mut self, id: MemberId, side: OwnedFd) -> io::Result<()> {
+        let member = self.members.get_mut(id.index as usize);
+        let member = member
+            .and_then(Option::as_mut)
+            .filter(|member| member.generation == id.generation && member.side.is_none())
+            .ok_or(io::ErrorKind::NotFound)?;
+        self.alarm.add_side(side.as_fd(), id.index)?;
+        member.side = Some(side);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, id: MemberId) -> Option<(K, Receiver)> {
+        self.member(id)?;
+        self.leaving.retain(|&(index, _)| index != id.index);
+        self.take_out(id.index)
+            .map(|member| (member.key, member.receiver))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.members.len() - self.free.len()
+    }
+
+    pub(super) fn cold(&self) -> usize {
+        self.cold.len()
+    }
+
+    pub(super) fn notes(&self) -> Arc<Notes> {
+        Arc::clone(&self.alarm.notes)
+    }
+
+    pub(super) fn member(&self, id: MemberId) -> Option<&Member<K>> {
+        let member = self.members.get(id.index as usize)?.as_ref();
+        member.filter(|member| member.generation == id.generation)
+    }
+
+    #[inline]
+    pub(super) fn member_mut(&mut self, id: MemberId) -> Option<&mut Member<K>> {
+        let member = self.members.get_mut(id.index as usize)?.as_mut();
+        member.filter(|member| member.generation == id.generation)
+    }
+
+    /// The key of a member that has just been found.
+    #[inline]
+    pub(super) fn key(&self, id: MemberId) -> &K {
+        let member = self.members[id.index as usize].as_ref();
+        &member.expect("found by this call").key
+    }
+
+    /// The next event, if there is one now.
+    #[inline]
+    pub(super) fn poll(&mut self, body: &mut Vec<u8>) -> Option<Found<K>> {
+        self.calls = self.calls.wrapping_add(1);
+        if self.cold.len() > 0
+            && (self.cold.len() <= COLD_LOOKS || self.calls.is_multiple_of(COLD_EVERY))
+        {
+            self.sweep(COLD_LOOKS);
+        }
+        // A single one is looked at below.
+        if self.hot.len() > 1 {
+            self.look_around(HOT_LOOKS);
+        }
+        if self.calls.is_multiple_of(SIDES_EVERY) {
+            self.hear_sides();
+        }
+        if self.alarm.notes.take_swapped() {
+            self.follow_swaps();
+        }
+        if !self.leaving.is_empty() {
+            return self.leave();
+        }
+        if let Some(found) = self.serve(body) {
+            return Some(found);
+        }
+        // Nothing known: the members not looked at yet may have something.
+        if self.hot.len() == 1 || self.hot.len() > HOT_LOOKS {
+            self.look_around(self.hot.len());
+        }
+        self.serve(body).or_else(|| self.leave())
+    }
+
+    /// Takes the message of whose turn it is.
+    #[inline]
+    fn serve(&mut self, body: &mut Vec<u8>) -> Option<Found<K>> {
+        while let Some((lane, index)) = self.turns.next() {
+            let Some(member) = self.members[index as usize].as_mut() else {
+                continue;
+            };
+            match member.receiver.ready_lane() {
+                Ok(Some(ready)) if ready <= lane => {
+                    let taken = member.receiver.take(ready, |_, bytes| {
+                        bytes.fill(body);
+                        Ok(())
+                    });
+                    match taken {
+                        Ok(received) => {
+                            let generation = member.generation;
+                            self.turns.join(ready, index);
+                            return Some(Found::Message(MemberId { index, generation }, received));
+                        }
+                        Err(fault) => self.expel(index, Why::Fault(fault)),
+                    }
+                }
+                Ok(Some(less_urgent)) => self.turns.join(less_urgent, index),
+                Ok(None) => {}
+                Err(fault) => self.expel(index, Why::Fault(fault)),
+            }
+        }
+        None
+    }
+
+    /// Looks at the next `most` hot members for what they have.
+    fn look_around(&mut self, most: usize) {
+        for _ in 0..most.min(self.hot.len()) {
+            if self.hot_at >= self.hot.len() {
+                self.hot_at = 0;
+            }
+            let Some(&index) = self.hot.get(self.hot_at) else {
+                return;
+            };
+            // One that goes cold is replaced by another in its place.
+            self.hot_at += usize::from(self.look(index));
+        }
+    }
+
+    /// Looks at a hot member. `false` if it is hot no more.
+    #[inline]
+    fn look(&mut self, index: u32) -> bool {
+        let Some(member) = self.members[index as usize].as_mut() else {
+            return false;
+        };
+        let State::Hot { in_vain, .. } = &mut member.state else {
+            return false;
+        };
+        match member.receiver.ready_lane() {
+            Ok(Some(lane)) => {
+                *in_vain = 0;
+                self.turns.join(lane, index);
+                true
+            }
+            Ok(None) => {
+                *in_vain += 1;
+                if member.hung_up {
+                    self.expel(index, Why::HungUp);
+                    return false;
+                }
+                *in_vain < self.cold_after || !self.cool(index)
+            }
+            Err(fault) => {
+                self.expel(index, Why::Fault(fault));
+                false
+            }
+        }
+    }
+
+    /// Parks a hot member and makes it cold. `false` if it has something after all.
+    fn cool(&mut self, index: u32) -> bool {
+        let Some(member) = self.members[index as usize].as_mut() else {
+            return false;
+        };
+        let State::Hot { place, .. } = member.state else {
+            return false;
+        };
+        let receiver = &mut member.receiver;
+        // In this order: the bell as it was, parked, one more look. Then a message that this look
+        // does not see rings, and the bell differs.
+        let bell = Bell::of(&receiver.shared().current());
+        let seen = bell.value();
+        receiver.park();
+        if receiver.ready() {
+            receiver.unpark();
+            member.state = State::Hot { place, in_vain: 0 };
+            return false;
+        }
+        let cold = self.cold.push(Entry::new(bell, seen, index));
+        member.state = State::Cold { place: cold };
+        self.leave_hot(place);
+        true
+    }
+
+    /// Makes a cold member hot, and looks at it.
+    fn warm(&mut self, index: u32) {
+        let Some(member) = self.members[index as usize].as_mut() else {
+            return;
+        };
+        let State::Cold { place } = member.state else {
+            return;
+        };
+        member.receiver.unpark();
+        member.state = State::Hot {
+            place: self.hot.len(),
+            in_vain: 0,
+        };
+        self.leave_cold(place);
+        self.hot.push(index);
+        self.look(index);
+    }
+
+    fn leave_hot(&mut self, place: usize) {
+        self.hot.swap_remove(place);
+        if let Some(&moved) = self.hot.get(place)
+            && let Some(member) = self.members[moved as usize].as_mut()
+            && let State::Hot { place: old, .. } = &mut member.state
+        {
+            *old = place;
+        }
+    }
+
+    fn leave_cold(&mut self, place: usize) {
+        if let Some(moved) = self.cold.remove(place)
+            && let Some(member) = self.members[moved as usize].as_mut()
+        {
+            member.state = State::Cold { place };
+        }
+    }
+
+    /// Looks at the bells of the next `most` cold members.
+    #[inline]
+    fn sweep(&mut self, mut most: usize) {
+        most = most.min(self.cold.len());
+        while let Some(index) = self.cold.sweep(&mut most) {
+            self.warm(index);
+        }
+    }
+
+    /// Follows swaps: the bell of a peer that was replaced says nothing any more, and nobody knocks at
+    /// its doorbell.
+    #[cold]
+    fn follow_swaps(&mut self) {
+        for index in 0..self.members.len() {
+            if let Some(member) = &self.members[index]
+                && let Some((_, owner)) = &member.doorbell
+                && owner.is_superseded()
+            {
+                self.drop_doorbell(index as u32);
+            }
+        }
+        let swapped: Vec<u32> = self
+            .cold
+            .entries()
+            .iter()
+            .filter(|entry| entry.bell.is_superseded())
+            .map(|entry| entry.index)
+            .collect();
+        swapped.into_iter().for_each(|index| self.warm(index));
+    }
+
+    #[cold]
+    fn hear_sides(&mut self) {
+        let heard = self.alarm.look();
+        self.heard(heard);
+    }
+
+    fn heard(&mut self, heard: Vec<Heard>) {
+        for event in heard {
+            match event {
+                Heard::Doorbell(index) => {
+                    if let Some(member) = &self.members[index as usize]
+                        && let Some((doorbell, _)) = &member.doorbell
+                    {
+                        doorbell.silence();
+                    }
+                }
+                Heard::HangUp(index) => {
+                    if let Some(member) = self.members[index as usize].as_mut()
+                        && let Some(side) = &member.side
+                        && !member.hung_up
+                    {
+                        self.alarm.remove_side(side.as_fd());
+                        member.hung_up = true;
+                        self.warm(index);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A member leaves at one of the next calls, and is not looked at any more.
+    #[cold]
+    fn expel(&mut self, index: u32, why: Why) {
+        let Some(member) = self.members[index as usize].as_mut() else {
+            return;
+        };
+        match std::mem::replace(&mut member.state, State::Leaving) {
+            State::Hot { place, .. } => self.leave_hot(place),
+            State::Cold { place } => self.leave_cold(place),
+            State::Leaving => return,
+        }
+        self.turns.forget(index);
+        self.leaving.push_back((index, why));
+    }
+
+    #[cold]
+    fn leave(&mut self) -> Option<Found<K>> {
+        let (index, why) = self.leaving.pop_front()?;
+        let member = self.take_out(index)?;
+        Some(Found::Left(Box::new(Left {
+            member: MemberId {
+                index,
+                generation: member.generation,
+            },
+            key: member.key,
+            receiver: member.receiver,
+            why,
+        })))
+    }
+
+    fn take_out(&mut self, index: u32) -> Option<Member<K>> {
+        match self.members[index as usize].as_ref()?.state {
+            State::Hot { place, .. } => self.leave_hot(place),
+            State::Cold { place } => self.leave_cold(place),
+            State::Leaving => {}
+        }
+        self.turns.forget(index);
+        self.free.push(index);
+        let mut member = self.members[index as usize].take()?;
+        member.receiver.unpark();
+        member.receiver.shared().set_on_swap(None);
+        if let Some((doorbell, _)) = &member.doorbell {
+            self.alarm.remove_doorbell(doorbell);
+        }
+        if let Some(side) = &member.side
+            && !member.hung_up
+        {
+            self.alarm.remove_side(side.as_fd());
+        }
+        if let Some(listening) = &member.listening {
+            self.alarm.listen_no_more(listening);
+        }
+        Some(member)
+    }
+
+    /// Waits for the next event. `None` when the time is over or after a nudge.
+    #[cold]
+    pub(super) fn wait(
+        &mut self,
+        body: &mut Vec<u8>,
+        timeout: Option<Duration>,
+    ) -> Option<Found<K>> {
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let mut found = None;
+            let mut waiter = std::mem::take(&mut self.waiter);
+            let looked = waiter.look(|| {
+                self.sweep(IDLE_COLD_LOOKS);
+                found = self.poll(body);
+                found.is_some() || self.is_nudged()
+            });
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if let Err(waited) = looked
+                && left != Some(Duration::ZERO)
+            {
+                match waiter.nap(left) {
+                    Some(nap) => std::thread::sleep(nap),
+                    None => {
+                        self.sleep(deadline);
+                        waited.slept(&mut waiter);
+                    }
+                }
+                self.sweep(self.cold.len());
+                found = self.poll(body);
+            }
+            if found.is_some() {
+                waiter.found();
+            }
+            self.waiter = waiter;
+            if found.is_some() {
+                return found;
+            }
+            if self.take_nudge() || left == Some(Duration::ZERO) {
+                return None;
+            }
+        }
+    }
+
+    /// Parks everybody, looks at every bell once more, and sleeps if there is nothing.
+    fn sleep(&mut self, deadline: Option<Instant>) {
+        // ORDER(note): acquire; a later nudge changes the word that is slept on.
+        let nudges = self.alarm.notes.nudges.load(Ordering::Acquire);
+        while let Some(&index) = self.hot.last() {
+            if !self.cool(index) {
+                return;
+            }
+        }
+        if self.alarm.needs_listeners(self.cold.len()) && !self.have_all_listened_to() {
+            // No thread to be had: look again soon.
+            std::thread::sleep(Duration::from_millis(1));
+            return;
+        }
+        self.alarm.settle();
+        self.sweep(self.cold.len());
+        let nothing = self.hot.is_empty()
+            && self.leaving.is_empty()
+            && nudges == self.nudged
+            && !self.alarm.notes.is_swapped();
+        if nothing {
+            let heard = self.alarm.sleep(&self.cold, nudges, deadline);
+            self.heard(heard);
+        }
+    }
+
+    /// Whether every bell without a doorbell has somebody who listens to it, from now on.
+    fn have_all_listened_to(&mut self) -> bool {
+        for member in self.members.iter_mut().flatten() {
+            if member.doorbell.is_none() && member.listening.is_none() {
+                let swapper = crate::swap::Swapper::of(member.receiver.shared());
+                match self.alarm.listen(&swapper) {
+                    Ok(listening) => member.listening = Some(listening),
+                    Err(_) => return false,
+                }
+            }
+        }
+        true
+    }
+
+    fn is_nudged(&self) -> bool {
+        // ORDER(note): acquire; pairs with the Release in `Notes::nudge`.
+        self.alarm.notes.nudges.load(Ordering::Acquire) != self.nudged
+    }
+
+    fn take_nudge(&mut self) -> bool {
+        // ORDER(note): as in `is_nudged`.
+        let nudges = self.alarm.notes.nudges.load(Ordering::Acquire);
+        std::mem::replace(&mut self.nudged, nudges) != nudges
+    }
+}
