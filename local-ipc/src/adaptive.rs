@@ -92,7 +92,11 @@ impl Learner {
         }
         // What was waited for came about one wake before we ran, and after the spin.
         let came = length.saturating_sub(Duration::from_micros(WAKE_MICROS));
-        self.count(came.max(spun + Duration::from_nanos(u64::from(!spun.is_zero()))).as_nanos().div_ceil(1000));
+        self.count(
+            came.max(spun + Duration::from_nanos(u64::from(!spun.is_zero())))
+                .as_nanos()
+                .div_ceil(1000),
+        );
     }
 
     fn count(&mut self, micros: u128) {

@@ -19,7 +19,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 /// The most bytes taken off at once, a knock being one. What is left makes the next wait return at
 /// once.
-const KNOCKS_AT_ONCE: usize = 1024;
+pub(crate) const KNOCKS_AT_ONCE: usize = 1024;
 
 /// The sleeper's end of a doorbell: readable once somebody has knocked, and after a hang-up.
 #[derive(Debug)]
@@ -39,27 +39,29 @@ impl Doorbell {
         Ok((Self(own), far))
     }
 
-    /// Takes off the knocks so far, in bounded time. `false` if there may be more, so that it is
-    /// still readable.
+    /// Takes off the knocks so far, in bounded time: after many it may still be readable. `false` if
+    /// nobody will knock any more.
     pub fn silence(&self) -> bool {
         let mut knocks = [0; KNOCKS_AT_ONCE];
         match rustix::net::recv(&self.0, &mut knocks, RecvFlags::DONTWAIT) {
-            Ok((taken, _)) => taken < KNOCKS_AT_ONCE,
-            Err(Errno::INTR) => false,
-            Err(_) => true,
+            Ok((taken, _)) => taken > 0,
+            Err(Errno::INTR | Errno::AGAIN) => true,
+            Err(_) => false,
         }
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Doorbell {
+    /// As the socket that it is, for a runtime.
+    pub(crate) fn into_stream(self) -> std::os::unix::net::UnixStream {
+        self.0.into()
     }
 }
 
 impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-impl std::os::fd::AsRawFd for Doorbell {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
     }
 }
 
@@ -110,6 +112,10 @@ mod tests {
         assert!(bell.silence());
         assert!(!knocked(&bell));
         assert!(bell.silence(), "and silence can be silenced");
+        knocker.knock();
+        drop(knocker);
+        assert!(bell.silence());
+        assert!(!bell.silence(), "nobody knocks any more");
     }
 
     /// The attack that an eventfd would not survive: flags off, and full to the brim.
@@ -123,8 +129,9 @@ mod tests {
         for _ in 0..10_000 {
             knocker.knock();
         }
-        while !bell.silence() {}
-        assert!(bell.silence());
+        while knocked(&bell) {
+            assert!(bell.silence());
+        }
         drop(bell);
         knocker.knock();
     }

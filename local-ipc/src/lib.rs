@@ -98,4 +98,4 @@ pub use {
 };
 
 #[cfg(all(feature = "tokio", not(loom)))]
-pub use asynchronous::{AsyncReceiver, AsyncSender, asynchronous};
+pub use asynchronous::{AsyncReceiver, AsyncSendError, AsyncSender, RecvError, asynchronous};

@@ -117,7 +117,11 @@ impl Waiter {
             if !self.may_spin || self.learner.is_barred() {
                 return self.give_way(begin, look);
             }
-            return if look() { Ok(()) } else { Err(Waited { begin, spun: bound }) };
+            return if look() {
+                Ok(())
+            } else {
+                Err(Waited { begin, spun: bound })
+            };
         }
         let mut looks = 0_u32;
         loop {
@@ -148,7 +152,11 @@ impl Waiter {
             before = now;
         }
         let spun = Duration::ZERO;
-        if look() { Ok(()) } else { Err(Waited { begin, spun }) }
+        if look() {
+            Ok(())
+        } else {
+            Err(Waited { begin, spun })
+        }
     }
 
     /// How long to nap now instead of parking, if at all.

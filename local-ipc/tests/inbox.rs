@@ -468,6 +468,36 @@ fn a_nudge_ends_a_wait() {
 }
 
 #[test]
+fn a_doorbell_that_the_peer_lets_go_of_leaves_its_bell() {
+    let mut inbox = Inbox::new(Wake::Now);
+    let mut peers = Vec::new();
+    for key in 0..3_u64 {
+        let (ours, theirs) = channel(SMALL);
+        let member = inbox.add(key, ours.receiver).unwrap();
+        let (doorbell, far) = Doorbell::pair().unwrap();
+        theirs.swapper.ring_through(far).unwrap();
+        inbox.set_doorbell(member, doorbell).unwrap();
+        peers.push(theirs);
+    }
+    let other = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        // Another doorbell, at whose other end nobody is.
+        let (_, far) = Doorbell::pair().unwrap();
+        peers[1].swapper.ring_through(far).unwrap();
+        for n in 0..5 {
+            thread::sleep(Duration::from_millis(5));
+            let sent = peers[1].sender.try_send(Lane::LOW, tell(), &number(n));
+            sent.unwrap();
+        }
+        peers
+    });
+    let seen = Poll::take(&mut inbox, 5);
+    let sent: Vec<Seen> = (0..5).map(|n| message(1, Lane::LOW, n)).collect();
+    assert_eq!(seen, sent);
+    drop(other.join().unwrap());
+}
+
+#[test]
 fn an_idle_member_goes_cold_and_its_next_message_is_found() {
     let mut world = World::new::<Bare>(100, SMALL);
     for round in 0..3 {

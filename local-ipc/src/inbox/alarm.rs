@@ -243,7 +243,9 @@ impl Alarm {
     /// What happened on descriptors, without waiting.
     pub(super) fn look(&self) -> Vec<Heard> {
         match &self.epoll {
-            Some(epoll) if self.sides + self.doorbells > 0 => hear(epoll, Some(Timespec::default())),
+            Some(epoll) if self.sides + self.doorbells > 0 => {
+                hear(epoll, Some(Timespec::default()))
+            }
             _ => Vec::new(),
         }
     }

@@ -6,10 +6,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weft_types::Lane;
+
 use super::alarm::{Alarm, Heard, Listening, Notes};
 use super::cold::{Cold, Entry};
 use super::turns::Turns;
-use super::{AddError, Left, MAX_MEMBERS, MemberId, Why};
+use super::{AddError, Left, MAX_MEMBERS, MemberId, Message, Why};
 use crate::bell::Bell;
 use crate::doorbell::Doorbell;
 use crate::receiver::{Received, Receiver};
@@ -22,8 +24,9 @@ const HOT_LOOKS: usize = 16;
 /// How many bells are looked at in one go: loads of different lines overlap.
 const COLD_LOOKS: usize = 8;
 
-/// One call in so many looks at bells, if there are more than one go.
-const COLD_EVERY: u32 = 4;
+/// One call in so many looks at bells, and at what else changes seldom; every call, if one go is
+/// enough for all bells.
+const COLD_EVERY: u32 = 8;
 
 /// How many bells are looked at each time while there is nothing else to do.
 const IDLE_COLD_LOOKS: usize = 64;
@@ -54,8 +57,13 @@ pub(super) struct Member<K> {
 /// Where a member stands.
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Hot { place: usize, in_vain: u32 },
-    Cold { place: usize },
+    Hot {
+        place: usize,
+        in_vain: u32,
+    },
+    Cold {
+        place: usize,
+    },
     /// It leaves at one of the next calls; nothing of it is looked at any more.
     Leaving,
 }
@@ -63,7 +71,8 @@ enum State {
 /// What a call found.
 #[derive(Debug)]
 pub(super) enum Found<K> {
-    Message(MemberId, Received),
+    /// A message of this member; what stands beside its body is [`Engine::received`].
+    Message(MemberId),
     Left(Box<Left<K>>),
 }
 
@@ -78,6 +87,8 @@ pub(super) struct Engine<K> {
     cold: Cold,
     turns: Turns,
     leaving: VecDeque<(u32, Why)>,
+    /// Of the message found last.
+    received: Option<Received>,
     calls: u32,
     /// So many looks in vain make a member cold.
     cold_after: u32,
@@ -99,6 +110,7 @@ impl<K> Engine<K> {
             cold: Cold::default(),
             turns: Turns::default(),
             leaving: VecDeque::new(),
+            received: None,
             calls: 0,
             // A cold member's sender rings, which a batching inbox wants to spare it.
             cold_after: if waiter.batches() {
@@ -210,73 +222,110 @@ impl<K> Engine<K> {
         member.filter(|member| member.generation == id.generation)
     }
 
-    /// The key of a member that has just been found.
+    /// The message that has just been found, of this member.
     #[inline]
-    pub(super) fn key(&self, id: MemberId) -> &K {
+    pub(super) fn message<'a>(&'a self, id: MemberId, body: &'a [u8]) -> Message<'a, K> {
         let member = self.members[id.index as usize].as_ref();
-        &member.expect("found by this call").key
+        Message {
+            member: id,
+            key: &member.expect("found by this call").key,
+            received: self.received.expect("found by this call"),
+            body,
+        }
     }
 
     /// The next event, if there is one now.
     #[inline]
     pub(super) fn poll(&mut self, body: &mut Vec<u8>) -> Option<Found<K>> {
         self.calls = self.calls.wrapping_add(1);
-        if self.cold.len() > 0
-            && (self.cold.len() <= COLD_LOOKS || self.calls.is_multiple_of(COLD_EVERY))
-        {
+        if self.calls.is_multiple_of(COLD_EVERY) {
+            self.look_elsewhere();
+        } else if (1..=COLD_LOOKS).contains(&self.cold.len()) {
             self.sweep(COLD_LOOKS);
         }
-        // A single one is looked at below.
-        if self.hot.len() > 1 {
-            self.look_around(HOT_LOOKS);
+        if !self.leaving.is_empty() {
+            return self.leave();
         }
+        if let &[only] = &self.hot[..] {
+            let found = self.take(only, Lane::LOW, body);
+            if found.is_some() {
+                return found;
+            }
+            self.look(only);
+            return self.leave();
+        }
+        self.poll_many(body)
+    }
+
+    /// As [`Self::poll`], if there is a choice.
+    fn poll_many(&mut self, body: &mut Vec<u8>) -> Option<Found<K>> {
+        self.look_around(HOT_LOOKS);
+        if let Some(found) = self.serve(body) {
+            return Some(found);
+        }
+        // Nothing known: the members not looked at yet may have something.
+        if self.hot.len() > HOT_LOOKS {
+            self.look_around(self.hot.len());
+        }
+        self.serve(body).or_else(|| self.leave())
+    }
+
+    /// Looks at what changes less often than messages come.
+    fn look_elsewhere(&mut self) {
+        self.sweep(COLD_LOOKS);
         if self.calls.is_multiple_of(SIDES_EVERY) {
             self.hear_sides();
         }
         if self.alarm.notes.take_swapped() {
             self.follow_swaps();
         }
-        if !self.leaving.is_empty() {
-            return self.leave();
-        }
-        if let Some(found) = self.serve(body) {
-            return Some(found);
-        }
-        // Nothing known: the members not looked at yet may have something.
-        if self.hot.len() == 1 || self.hot.len() > HOT_LOOKS {
-            self.look_around(self.hot.len());
-        }
-        self.serve(body).or_else(|| self.leave())
     }
 
     /// Takes the message of whose turn it is.
-    #[inline]
     fn serve(&mut self, body: &mut Vec<u8>) -> Option<Found<K>> {
         while let Some((lane, index)) = self.turns.next() {
-            let Some(member) = self.members[index as usize].as_mut() else {
-                continue;
-            };
-            match member.receiver.ready_lane() {
-                Ok(Some(ready)) if ready <= lane => {
-                    let taken = member.receiver.take(ready, |_, bytes| {
-                        bytes.fill(body);
-                        Ok(())
-                    });
-                    match taken {
-                        Ok(received) => {
-                            let generation = member.generation;
-                            self.turns.join(ready, index);
-                            return Some(Found::Message(MemberId { index, generation }, received));
-                        }
-                        Err(fault) => self.expel(index, Why::Fault(fault)),
-                    }
-                }
-                Ok(Some(less_urgent)) => self.turns.join(less_urgent, index),
-                Ok(None) => {}
-                Err(fault) => self.expel(index, Why::Fault(fault)),
+            let found = self.take(index, lane, body);
+            if let Some(found) = found {
+                return Some(found);
             }
         }
         None
+    }
+
+    /// Takes a member's next message, if it is at least as urgent as this lane; gives the member its
+    /// next turn.
+    #[inline(always)]
+    fn take(&mut self, index: u32, lane: Lane, body: &mut Vec<u8>) -> Option<Found<K>> {
+        let member = self.members[index as usize].as_mut()?;
+        let ready = match member.receiver.ready_lane() {
+            Ok(ready) => ready?,
+            Err(fault) => {
+                self.expel(index, Why::Fault(fault));
+                return None;
+            }
+        };
+        if ready > lane {
+            self.turns.join(ready, index);
+            return None;
+        }
+        let taken = member.receiver.take(ready, |_, bytes| {
+            bytes.fill(body);
+            Ok(())
+        });
+        match taken {
+            Ok(received) => {
+                let generation = member.generation;
+                if self.hot.len() > 1 {
+                    self.turns.join(ready, index);
+                }
+                self.received = Some(received);
+                Some(Found::Message(MemberId { index, generation }))
+            }
+            Err(fault) => {
+                self.expel(index, Why::Fault(fault));
+                None
+            }
+        }
     }
 
     /// Looks at the next `most` hot members for what they have.
@@ -427,8 +476,10 @@ impl<K> Engine<K> {
                 Heard::Doorbell(index) => {
                     if let Some(member) = &self.members[index as usize]
                         && let Some((doorbell, _)) = &member.doorbell
+                        && !doorbell.silence()
                     {
-                        doorbell.silence();
+                        // Nobody knocks any more: from now on it is heard by its bell alone.
+                        self.drop_doorbell(index);
                     }
                 }
                 Heard::HangUp(index) => {

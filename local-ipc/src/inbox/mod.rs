@@ -17,6 +17,8 @@
 mod alarm;
 mod cold;
 mod engine;
+#[cfg(test)]
+mod hostile;
 mod turns;
 
 use std::io;
@@ -204,7 +206,7 @@ impl<K> Inbox<K> {
     ///
     /// With up to 16 hot and 8 cold members (counted after they have settled) what comes is the most
     /// urgent of all that were published before the call. With more, `h` hot and `c` cold ones, a message that
-    /// arrives while others wait may see `h / 16` less urgent ones go first, on a cold member `c / 2`.
+    /// arrives while others wait may see `h / 16` less urgent ones go first, on a cold member `c`.
     #[inline]
     pub fn try_next(&mut self) -> Option<Event<'_, K>> {
         let found = self.engine.poll(&mut self.body)?;
@@ -256,12 +258,7 @@ impl<K> Inbox<K> {
     #[inline]
     fn event(&mut self, found: Found<K>) -> Event<'_, K> {
         match found {
-            Found::Message(id, received) => Event::Message(Message {
-                member: id,
-                key: self.engine.key(id),
-                received,
-                body: &self.body,
-            }),
+            Found::Message(id) => Event::Message(self.engine.message(id, &self.body)),
             Found::Left(left) => Event::Left(left),
         }
     }

@@ -12,6 +12,8 @@ pub(super) struct Turns {
     queues: PerLane<VecDeque<u32>>,
     /// In which queues a member stands, one bit a lane.
     standing: Vec<u8>,
+    /// Which queues somebody stands in, one bit a lane.
+    waiting: u8,
 }
 
 impl Turns {
@@ -25,6 +27,7 @@ impl Turns {
         let bit = 1 << lane.get();
         if self.standing[place] & bit == 0 {
             self.standing[place] |= bit;
+            self.waiting |= bit;
             self.queues[lane].push_back(index);
         }
     }
@@ -32,21 +35,30 @@ impl Turns {
     /// Takes the next member of the most urgent queue.
     #[inline]
     pub(super) fn next(&mut self) -> Option<(Lane, u32)> {
-        for lane in Lane::ALL {
-            if let Some(index) = self.queues[lane].pop_front() {
-                self.standing[index as usize] &= !(1 << lane.get());
-                return Some((lane, index));
-            }
+        let lane = Lane::new(self.waiting.trailing_zeros() as u8)?;
+        let queue = &mut self.queues[lane];
+        let index = queue.pop_front()?;
+        let bit = 1 << lane.get();
+        if queue.is_empty() {
+            self.waiting &= !bit;
         }
-        None
+        self.standing[index as usize] &= !bit;
+        Some((lane, index))
     }
 
     /// Takes a member out of all queues.
     pub(super) fn forget(&mut self, index: u32) {
-        if self.standing.get(index as usize).is_some_and(|&lanes| lanes != 0) {
+        if self
+            .standing
+            .get(index as usize)
+            .is_some_and(|&lanes| lanes != 0)
+        {
             self.standing[index as usize] = 0;
-            for (_, queue) in self.queues.iter_mut() {
+            for (lane, queue) in self.queues.iter_mut() {
                 queue.retain(|&other| other != index);
+                if queue.is_empty() {
+                    self.waiting &= !(1 << lane.get());
+                }
             }
         }
     }
