@@ -241,10 +241,7 @@ impl AsyncSender {
                 continue;
             };
             let seen = self.waiting.before_look();
-            // The next message done, not more: the receiver may want something of us before it
-            // finishes another.
-            let at = self.sender.done(lane).map_err(SendError::from)?.next();
-            if !self.sender.wake_when_done(lane, at) {
+            if !self.sender.wake_when_room(lane) {
                 self.waiting.rung(seen).await?;
                 waited.slept(&mut self.waiter);
             }

@@ -198,6 +198,20 @@ impl Waited {
 }
 
 impl Sender {
+    /// The reverse bell for who found the lane full: asks the peer to ring its bell when it has done one
+    /// message more. As [`Self::wake_when_done`], returns whether there is nothing to wait for: try
+    /// again then.
+    ///
+    /// Not more than one, because the receiver may want something of us before it finishes another.
+    /// And not "one more than is done now" without a look at what was sent: if the receiver has done
+    /// all meanwhile, there is no such message and would never be one.
+    pub fn wake_when_room(&mut self, lane: Lane) -> bool {
+        match self.done(lane) {
+            Ok(done) if done < self.next(lane) => self.wake_when_done(lane, done.next()),
+            _ => true,
+        }
+    }
+
     /// As [`Self::try_send`], then gives up the core, so that a receiver that shares it runs at once.
     ///
     /// For a request on one core: the answer is often there when this returns, and neither side went
