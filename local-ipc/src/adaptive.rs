@@ -13,12 +13,17 @@
 
 use std::time::Duration;
 
-/// About what a wake costs across cores, in µs; see `spin`.
+/// How long it takes across cores from a ring until a sleeper runs, in µs; see `spin`. At times it is
+/// four times as long.
 const WAKE_MICROS: u64 = 20;
 
-/// The bounds to choose from, in µs. The last is the most that is ever spun: somewhat more than the
-/// price of a wake, because that price is at times four times as high.
-const BOUNDS: [u64; 7] = [0, 1, 2, 4, 8, 16, 32];
+/// What a wake is taken to cost, in µs of spinning: the sleeper's wait, the waker's system call, and that
+/// of two sides that sleep each waits for the other's wake. It has to be more than the longest bound:
+/// else both would go on sleeping through waits that are only as long because they sleep.
+const WAKE_PRICE: u64 = 60;
+
+/// The bounds to choose from, in µs. The last is the most that is ever spun.
+const BOUNDS: [u64; 8] = [0, 1, 2, 4, 8, 16, 32, 50];
 
 /// Waits counted before their weight is halved: the memory of this is about that long.
 const MEMORY: u32 = 64;
@@ -44,7 +49,7 @@ pub(crate) struct Learner {
 }
 
 impl Default for Learner {
-    /// Knows nothing, and spins for about the price of a wake: never worse than twice the best.
+    /// Knows nothing, and spins for somewhat longer than a wake takes.
     fn default() -> Self {
         Self {
             classes: [0; BOUNDS.len()],
@@ -119,7 +124,7 @@ impl Learner {
             let each = if class < bound {
                 BOUNDS[class + 1]
             } else {
-                BOUNDS[bound] + WAKE_MICROS
+                BOUNDS[bound] + WAKE_PRICE
             };
             u64::from(count) * each
         };
@@ -161,7 +166,7 @@ mod tests {
     fn long_waits_are_not_spun_for_at_all() {
         let mut learner = Learner::default();
         assert_eq!(settle(&mut learner, 1000 * MICRO), Duration::ZERO);
-        assert_eq!(settle(&mut learner, 50 * MICRO), Duration::ZERO);
+        assert_eq!(settle(&mut learner, 60 * MICRO), Duration::ZERO);
     }
 
     #[test]
@@ -170,6 +175,37 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(settle(&mut learner, 1000 * MICRO), Duration::ZERO);
             assert_eq!(settle(&mut learner, 5 * MICRO), 8 * MICRO);
+        }
+    }
+
+    /// Each side waits for the other, which takes a wake to answer if it sleeps.
+    #[test]
+    fn two_sides_that_both_sleep_come_to_spin() {
+        let mut sides = [Learner::default(), Learner::default()];
+        for side in &mut sides {
+            assert_eq!(settle(side, 1000 * MICRO), Duration::ZERO);
+        }
+        let wake = 22 * MICRO;
+        let (mut now, mut began) = (Duration::ZERO, [Duration::ZERO; 2]);
+        for turn in 0..2_000 {
+            let side = &mut sides[turn % 2];
+            let waited = now - began[turn % 2];
+            let bound = side.bound();
+            if waited <= bound {
+                side.spun(waited);
+            } else {
+                now += wake;
+                side.slept(bound, waited + wake);
+            }
+            now += MICRO / 10;
+            began[turn % 2] = now;
+        }
+        for side in &sides {
+            assert!(
+                (MICRO..=2 * MICRO).contains(&side.bound()),
+                "{:?}",
+                side.bound()
+            );
         }
     }
 

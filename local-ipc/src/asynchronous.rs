@@ -5,7 +5,7 @@
 //! whether it rang, the doorbell only says when to look at it. So whoever is woken takes the knocks off
 //! and tells the other, and a peer that knocks in vain gains nothing by it.
 //!
-//! Spinning keeps the runtime's thread from its other tasks for up to 32 µs. Where the peer is one of
+//! Spinning keeps the runtime's thread from its other tasks for up to 50 µs. Where the peer is one of
 //! them it cannot succeed; a [`Waiter`] notices and leaves it.
 
 use std::io;

@@ -53,7 +53,7 @@ impl Default for Waiter {
 }
 
 impl Waiter {
-    /// A waiter that finds out by itself how long to spin, at most 32 µs.
+    /// A waiter that finds out by itself how long to spin, at most 50 µs.
     #[must_use]
     pub fn new(wake: Wake) -> Self {
         Self {
