@@ -28,6 +28,9 @@ const BOUNDS: [u64; 8] = [0, 1, 2, 4, 8, 16, 32, 50];
 /// Waits counted before their weight is halved: the memory of this is about that long.
 const MEMORY: u32 = 64;
 
+/// After so many spins that succeeded the bound is chosen anew.
+const RECONSIDER: u32 = 8;
+
 /// So many spins in a row that found nothing bar further ones.
 const FUTILE: u32 = 8;
 
@@ -41,6 +44,8 @@ pub(crate) struct Learner {
     /// How many waits took longer than `BOUNDS[i]` and at most `BOUNDS[i + 1]`; the last: longer
     /// than all.
     classes: [u32; BOUNDS.len()],
+    /// How many there are in all classes.
+    counted: u32,
     /// Which bound is the cheapest.
     best: usize,
     futile: u32,
@@ -53,6 +58,7 @@ impl Default for Learner {
     fn default() -> Self {
         Self {
             classes: [0; BOUNDS.len()],
+            counted: 0,
             best: BOUNDS.len() - 2,
             futile: 0,
             barred: 0,
@@ -80,7 +86,7 @@ impl Learner {
     pub(crate) fn spun(&mut self, length: Duration) {
         self.futile = 0;
         self.next_bar = BAR;
-        self.count(length.as_micros());
+        self.count(length, true);
     }
 
     /// A wait spun for `spun` in vain (or not at all) and ended after `length` in all.
@@ -97,21 +103,29 @@ impl Learner {
         }
         // What was waited for came about one wake before we ran, and after the spin.
         let came = length.saturating_sub(Duration::from_micros(WAKE_MICROS));
-        self.count(
-            came.max(spun + Duration::from_nanos(u64::from(!spun.is_zero())))
-                .as_nanos()
-                .div_ceil(1000),
-        );
+        let at_least = if spun.is_zero() {
+            spun
+        } else {
+            spun + Duration::from_nanos(1)
+        };
+        self.count(came.max(at_least), false);
     }
 
-    fn count(&mut self, micros: u128) {
+    fn count(&mut self, length: Duration, spun: bool) {
+        let micros = length.as_nanos().div_ceil(1000);
         let class = BOUNDS[1..]
             .iter()
             .position(|&bound| micros <= u128::from(bound))
             .unwrap_or(BOUNDS.len() - 1);
         self.classes[class] += 1;
-        if self.classes.iter().sum::<u32>() > MEMORY {
+        self.counted += 1;
+        if self.counted > MEMORY {
             self.classes.iter_mut().for_each(|count| *count /= 2);
+            self.counted = self.classes.iter().sum();
+        }
+        // A choice that has just succeeded may wait to be improved: choosing costs as much as a look.
+        if spun && !self.counted.is_multiple_of(RECONSIDER) {
+            return;
         }
         self.best = (0..BOUNDS.len())
             .min_by_key(|&bound| self.cost(bound))
