@@ -72,7 +72,7 @@ pub use {
     receiver::{MAX_FORMER_PEERS, Received, Receiver},
     sender::Sender,
     side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
-    slot::Header,
+    slot::{Header, Payload},
     spin::Spin,
     swap::{Swapper, connect},
     typed::Plain,

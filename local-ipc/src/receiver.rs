@@ -22,7 +22,7 @@ use crate::layout;
 use crate::parking::{self, Parking};
 use crate::raw::{OwnWord32, OwnWord64, PeerWord32};
 use crate::segment::{LaneStarts, PeerSegment};
-use crate::slot::{self, Body, Header, SlotState};
+use crate::slot::{self, Body, Header, Payload, SlotState};
 use crate::spin::Spin;
 use crate::swap::Shared;
 use crate::sync::Ordering;
@@ -40,6 +40,8 @@ pub struct Received {
     pub sequence: Sequence,
     /// What stands beside its body.
     pub header: Header,
+    /// Whether its body is the payload or says where that lies.
+    pub payload: Payload,
 }
 
 /// Receives on one channel. Owned by one thread at a time; it shares no line with what another
@@ -270,7 +272,7 @@ impl Receiver {
         } else {
             self.source(lane, sequence).peer.half.bytes()
         };
-        let (header, body) = slot::read(&incoming.segment, bytes, sequence)?;
+        let (header, payload, body) = slot::read(&incoming.segment, bytes, sequence)?;
         copy(Sequence::new(sequence), body)?;
         let incoming = &mut self.lanes[lane];
         incoming.advance();
@@ -281,6 +283,7 @@ impl Receiver {
             lane,
             sequence: Sequence::new(sequence),
             header,
+            payload,
         })
     }
 

@@ -27,6 +27,17 @@ pub struct Header {
 
 const HAS_DESCRIPTORS: u8 = 1;
 const HAS_CORRELATION: u8 = 2;
+const BY_REFERENCE: u8 = 4;
+const KNOWN_FLAGS: u8 = HAS_DESCRIPTORS | HAS_CORRELATION | BY_REFERENCE;
+
+/// Whether a message's body is the payload, or says where the payload lies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Payload {
+    /// The body is the payload.
+    Body,
+    /// The body names memory that the receiver can read: what it means is not for the queue to know.
+    Reference,
+}
 
 /// Type, kind, flags and length, as they lie in the slot's second word.
 #[derive(Clone, Copy)]
@@ -155,12 +166,12 @@ pub(crate) fn read<'a>(
     segment: &'a PeerSegment,
     bytes: PeerBytes<'a>,
     sequence: u64,
-) -> Result<(Header, Body<'a>), PeerFault> {
+) -> Result<(Header, Payload, Body<'a>), PeerFault> {
     let slot = segment.ring.slot(sequence);
     let meta = Meta::unpack(slot.word(META_WORD));
     let (Some(kind), true) = (
         MessageKind::from_byte(meta.kind),
-        meta.flags & !(HAS_DESCRIPTORS | HAS_CORRELATION) == 0,
+        meta.flags & !KNOWN_FLAGS == 0,
     ) else {
         return Err(unknown(segment.lane, sequence, meta));
     };
@@ -186,7 +197,12 @@ pub(crate) fn read<'a>(
         correlation: Sequence::new(correlation),
         has_descriptors: meta.flags & HAS_DESCRIPTORS != 0,
     };
-    Ok((header, body))
+    let payload = if meta.flags & BY_REFERENCE != 0 {
+        Payload::Reference
+    } else {
+        Payload::Body
+    };
+    Ok((header, payload, body))
 }
 
 #[cold]
@@ -249,9 +265,15 @@ pub(crate) fn is_inline(geometry: Geometry, header: &Header, len: usize) -> bool
 /// If we die on any line before the last, the slot still carries its old sequence word, and the
 /// message does not exist.
 #[inline(always)]
-pub(crate) fn fill(segment: &OwnSegment, sequence: u64, header: Header, body: &[u8]) {
+pub(crate) fn fill(
+    segment: &OwnSegment,
+    sequence: u64,
+    header: Header,
+    payload: Payload,
+    body: &[u8],
+) {
     let slot = segment.ring.slot(sequence);
-    let first_word = write_header(slot, header, body.len());
+    let first_word = write_header(slot, header, payload, body.len());
     write_words(&slot[first_word..], body);
     publish(slot, sequence);
 }
@@ -263,13 +285,14 @@ pub(crate) fn fill_arena(
     segment: &OwnSegment,
     sequence: u64,
     header: Header,
+    payload: Payload,
     body: &[u8],
     offset: u64,
 ) {
     let arena_at = segment.geometry.arena_at(segment.lane, segment.index);
     memory.copy_in(arena_at + offset as usize, body);
     let slot = segment.ring.slot(sequence);
-    let first_word = write_header(slot, header, body.len());
+    let first_word = write_header(slot, header, payload, body.len());
     // ORDER(filled): Relaxed; the Release in `publish` publishes it.
     slot[first_word].store(offset, Ordering::Relaxed);
     publish(slot, sequence);
@@ -277,13 +300,14 @@ pub(crate) fn fill_arena(
 
 /// Returns the word at which the body begins.
 #[inline(always)]
-fn write_header(slot: &[AtomicU64], header: Header, len: usize) -> usize {
+fn write_header(slot: &[AtomicU64], header: Header, payload: Payload, len: usize) -> usize {
     let correlated = header.correlation != Sequence::ZERO;
     let meta = Meta {
         type_index: header.type_index.get(),
         kind: header.kind.to_byte(),
         flags: (u8::from(header.has_descriptors) * HAS_DESCRIPTORS)
-            | (u8::from(correlated) * HAS_CORRELATION),
+            | (u8::from(correlated) * HAS_CORRELATION)
+            | (u8::from(payload == Payload::Reference) * BY_REFERENCE),
         len_bytes: len as u32,
     };
     debug_assert!(len <= MAX_BODY_BYTES, "checked by the caller");
