@@ -28,6 +28,8 @@ mod half;
 #[cfg(all(test, not(loom)))]
 mod hostile;
 #[cfg(not(loom))]
+mod in_place;
+#[cfg(not(loom))]
 mod layout;
 #[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]
 mod parking;
@@ -67,6 +69,7 @@ pub use {
     credentials::PeerCredentials,
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
+    in_place::View,
     layout::{Geometry, MAX_SEQUENCE, Start},
     process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},

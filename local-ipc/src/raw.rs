@@ -171,6 +171,22 @@ impl OwnMemory {
         OwnRing(Ring::new(&self.0, offset, slots, slot_bytes))
     }
 
+    /// The bytes of a span, to be written in place.
+    ///
+    /// # Safety
+    ///
+    /// The span is free, and nothing else in this process touches it while the result lives.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the caller says that it is the only one"
+    )]
+    pub(crate) unsafe fn span(&self, offset: usize, len: usize) -> &mut [u8] {
+        let start = self.0.at(offset, len, 1);
+        // SAFETY: `at` has checked that the span lies in the mapping, which is writable and lives as
+        // long as `self`; the rest as in `OwnRing::slot_bytes`.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+    }
+
     /// Writes `bytes` at `offset`. Only the sender's thread does, into arena room that no
     /// published message uses.
     pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
@@ -287,6 +303,20 @@ impl OwnRing {
     #[inline]
     pub(crate) fn slot(&self, sequence: u64) -> &[AtomicU64] {
         self.0.slot(sequence)
+    }
+
+    /// The bytes of a slot from word `first` on, to be written in place.
+    ///
+    /// # Safety
+    ///
+    /// The slot is free, and nothing else in this process touches it while the result lives.
+    pub(crate) unsafe fn slot_bytes(&mut self, sequence: u64, first: usize) -> &mut [u8] {
+        let words = &self.0.slot(sequence)[first..];
+        let start = words.as_ptr().cast_mut().cast();
+        // SAFETY: the words are live and ours to write; the caller says that nobody else in this
+        // process reads or writes them. The peer may read them at any time, which is its own
+        // affair: it cannot change them. Bytes have no alignment and no bad values.
+        unsafe { std::slice::from_raw_parts_mut(start, size_of_val(words)) }
     }
 
     /// As a reader sees it.

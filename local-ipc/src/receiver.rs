@@ -263,7 +263,7 @@ impl Receiver {
     pub(crate) fn take(
         &mut self,
         lane: Lane,
-        copy: impl FnOnce(Sequence, Body<'_>) -> Result<(), PeerFault>,
+        copy: impl FnOnce(Sequence, Header, Body<'_>) -> Result<(), PeerFault>,
     ) -> Result<Received, PeerFault> {
         let incoming = &self.lanes[lane];
         let sequence = incoming.next;
@@ -273,7 +273,7 @@ impl Receiver {
             self.source(lane, sequence).peer.half.bytes()
         };
         let (header, payload, body) = slot::read(&incoming.segment, bytes, sequence)?;
-        copy(Sequence::new(sequence), body)?;
+        copy(Sequence::new(sequence), header, body)?;
         let incoming = &mut self.lanes[lane];
         incoming.advance();
         if incoming.next >= incoming.limit {
@@ -289,7 +289,7 @@ impl Receiver {
 
     #[inline]
     fn take_into(&mut self, lane: Lane, body: &mut Vec<u8>) -> Result<Received, PeerFault> {
-        self.take(lane, |_, copy| {
+        self.take(lane, |_, _, copy| {
             copy.fill(body);
             Ok(())
         })

@@ -26,9 +26,9 @@ use crate::sync::Ordering;
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Sender {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     peer: Arc<Peer>,
-    lanes: PerLane<Outgoing>,
+    pub(crate) lanes: PerLane<Outgoing>,
     ringer: Ringer,
     /// How many bytes further segments may still take.
     growth_bytes: u64,
@@ -39,9 +39,9 @@ pub struct Sender {
 
 /// Our private account of one outgoing lane.
 #[derive(Debug)]
-struct Outgoing {
-    segment: OwnSegment,
-    next: u64,
+pub(crate) struct Outgoing {
+    pub(crate) segment: OwnSegment,
+    pub(crate) next: u64,
     /// Below this, `next` has a free slot of the segment and nothing needs to be looked at first.
     limit: u64,
     /// Where the segments begin, the present one last.
@@ -53,7 +53,7 @@ struct Outgoing {
     /// Something else than a replay was sent. Before that, the peer may have done more than we
     /// replayed so far: it acknowledged to our predecessor while we took over.
     settled: bool,
-    arena: Arena,
+    pub(crate) arena: Arena,
     mark: OwnWord64,
 }
 
@@ -290,7 +290,7 @@ impl Sender {
     }
 
     /// Before anything but a replay: what the peer acknowledged to our predecessor is over.
-    fn settle(&mut self, lane: Lane) -> Result<(), PeerFault> {
+    pub(crate) fn settle(&mut self, lane: Lane) -> Result<(), PeerFault> {
         self.follow()?;
         if !self.lanes[lane].settled {
             self.lanes[lane].settled = true;
@@ -411,17 +411,11 @@ impl Sender {
         match place {
             None => slot::fill(&outgoing.segment, sequence, header, payload, body),
             Some(place) => {
-                let memory = &self.shared.own.memory;
+                let segment = &outgoing.segment;
                 let offset = place.offset;
-                slot::fill_arena(
-                    memory,
-                    &outgoing.segment,
-                    sequence,
-                    header,
-                    payload,
-                    body,
-                    offset,
-                );
+                let at = segment.arena_at() + offset as usize;
+                self.shared.own.memory.copy_in(at, body);
+                slot::fill_by_offset(segment, sequence, header, payload, body.len(), offset);
                 outgoing.arena.commit(sequence, place);
             }
         }
@@ -431,7 +425,7 @@ impl Sender {
 
     /// A free slot, and a place in the arena if the body needs one. Without a header: for the
     /// smallest room that a body of this length may need.
-    fn find_room(
+    pub(crate) fn find_room(
         &mut self,
         lane: Lane,
         header: Option<&Header>,

@@ -8,7 +8,7 @@ use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, Sequence, TypeIndex};
 
 use crate::error::PeerFault;
 use crate::layout::{BODY_WORD, Geometry, META_WORD};
-use crate::raw::{OwnMemory, PeerBytes};
+use crate::raw::PeerBytes;
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -137,6 +137,26 @@ impl Body<'_> {
                 ..
             } => segment.ring.slot(sequence).copy_to(first_word, to),
             Self::Arena { bytes, at, .. } => bytes.copy_to(at, to),
+        }
+    }
+
+    /// Copies `to.len()` bytes from `offset` on, which lie in the body.
+    #[inline]
+    pub(crate) fn copy_part(&self, offset: usize, to: &mut [u8]) {
+        debug_assert!(offset + to.len() <= self.len(), "the caller has compared");
+        match *self {
+            Self::Inline {
+                segment,
+                sequence,
+                first_word,
+                ..
+            } => {
+                let slot = segment.ring.slot(sequence);
+                for (at, byte) in (offset..).zip(to) {
+                    *byte = slot.word(first_word + at / 8).to_ne_bytes()[at % 8];
+                }
+            }
+            Self::Arena { bytes, at, .. } => bytes.copy_to(at + offset, to),
         }
     }
 
@@ -278,24 +298,39 @@ pub(crate) fn fill(
     publish(slot, sequence);
 }
 
-/// Fills the slot of `sequence` with a message whose body lies in the arena, at `offset`, which the
-/// caller has found free; and publishes it.
-pub(crate) fn fill_arena(
-    memory: &OwnMemory,
+/// Fills the slot of `sequence` with a message whose body lies in the arena already, at `offset`; and
+/// publishes it.
+pub(crate) fn fill_by_offset(
     segment: &OwnSegment,
     sequence: u64,
     header: Header,
     payload: Payload,
-    body: &[u8],
+    len: usize,
     offset: u64,
 ) {
-    let arena_at = segment.geometry.arena_at(segment.lane, segment.index);
-    memory.copy_in(arena_at + offset as usize, body);
     let slot = segment.ring.slot(sequence);
-    let first_word = write_header(slot, header, payload, body.len());
+    let first_word = write_header(slot, header, payload, len);
     // ORDER(filled): Relaxed; the Release in `publish` publishes it.
     slot[first_word].store(offset, Ordering::Relaxed);
     publish(slot, sequence);
+}
+
+/// Publishes a message that [`is_inline`] and whose body stands in its slot already.
+pub(crate) fn fill_header(
+    segment: &OwnSegment,
+    sequence: u64,
+    header: Header,
+    payload: Payload,
+    len: usize,
+) {
+    let slot = segment.ring.slot(sequence);
+    write_header(slot, header, payload, len);
+    publish(slot, sequence);
+}
+
+/// The word of a slot at which the body begins.
+pub(crate) fn body_word(header: &Header) -> usize {
+    BODY_WORD + usize::from(header.correlation != Sequence::ZERO)
 }
 
 /// Returns the word at which the body begins.

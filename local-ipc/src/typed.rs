@@ -80,7 +80,7 @@ impl Receiver {
             return Ok(None);
         };
         let mut value = T::new_zeroed();
-        let received = self.take(lane, |sequence, body| {
+        let received = self.take(lane, |sequence, _, body| {
             let bytes = value.as_mut_bytes();
             if body.len() != bytes.len() {
                 return Err(PeerFault::WrongLength {
