@@ -60,6 +60,8 @@ mod sync;
 mod typed;
 #[cfg(not(loom))]
 mod watcher;
+#[cfg(all(feature = "floor", not(loom)))]
+mod words;
 
 pub use parking::PARKED_ALWAYS;
 
@@ -81,3 +83,6 @@ pub use {
     typed::Plain,
     watcher::{Ring, WatchId, Watcher},
 };
+
+#[cfg(all(feature = "floor", not(loom)))]
+pub use words::SharedWords;
