@@ -12,12 +12,55 @@ use crate::error::{PeerFault, SendError};
 use crate::receiver::{Received, Receiver};
 use crate::sender::Sender;
 use crate::slot::{self, Body, Header, Payload};
+use crate::sync::{AtomicU64, Ordering};
 
 /// A message's body in the peer's memory, for as long as it is not finished.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a>(Body<'a>);
 
-impl View<'_> {
+/// Words that the peer can still write: each look is a copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Words<'a>(&'a [AtomicU64]);
+
+impl<'a> Words<'a> {
+    /// How many there are.
+    #[must_use]
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A copy of the word at this place.
+    #[must_use]
+    #[inline]
+    pub fn get(&self, index: usize) -> Option<u64> {
+        // ORDER(filled): Relaxed; the receiver has acquired the slot that says where they are.
+        self.0.get(index).map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// Copies of all of them, in order.
+    #[inline]
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = u64> + 'a {
+        // ORDER(filled): Relaxed, as above.
+        self.0.iter().map(|word| word.load(Ordering::Relaxed))
+    }
+}
+
+impl<'a> View<'a> {
+    /// Its whole words in the machine's byte order, to look at one by one. `None` if an ill-behaved
+    /// peer put the body where words do not begin: use [`Self::copy_to`].
+    #[must_use]
+    #[inline]
+    pub fn words(&self) -> Option<Words<'a>> {
+        self.0.words().map(Words)
+    }
+
     /// Its length in bytes.
     #[must_use]
     #[inline]

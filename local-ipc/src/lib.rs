@@ -71,7 +71,7 @@ pub use {
     credentials::PeerCredentials,
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
-    in_place::View,
+    in_place::{View, Words},
     layout::{Geometry, MAX_SEQUENCE, Start},
     process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},

@@ -373,6 +373,12 @@ impl<'a> PeerSlot<'a> {
         self.0[index].load(Ordering::Relaxed)
     }
 
+    /// The words from `first` on.
+    #[inline]
+    pub(crate) fn words(self, first: usize) -> &'a [AtomicU64] {
+        &self.0[first..]
+    }
+
     /// Copies the bytes from word `first` on to fill `to`.
     #[inline]
     pub(crate) fn copy_to(self, first: usize, to: &mut [u8]) {
@@ -395,7 +401,7 @@ impl<'a> PeerSlot<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerBytes<'a>(&'a Mapping);
 
-impl PeerBytes<'_> {
+impl<'a> PeerBytes<'a> {
     /// Copies bytes from `offset` to fill `to`.
     pub(crate) fn copy_to(self, offset: usize, to: &mut [u8]) {
         let from = self.0.at(offset, to.len(), 1);
@@ -405,6 +411,18 @@ impl PeerBytes<'_> {
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) }
         // The compiler must not read the source a second time in place of the copy.
         compiler_fence(Ordering::SeqCst);
+    }
+
+    /// The whole words among `len` bytes at `offset`, if they begin at a multiple of 8.
+    pub(crate) fn words(self, offset: usize, len: usize) -> Option<&'a [AtomicU64]> {
+        if !offset.is_multiple_of(8) {
+            return None;
+        }
+        let start = self.0.at(offset, len, 8).cast();
+        // SAFETY: `at` has checked bounds and alignment; the mapping lives as long as `'a`, and its
+        // file cannot shrink. Atomics may change under us, every bit pattern is valid, and
+        // `in_place::Words` only does relaxed loads, which are allowed on read-only pages.
+        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), len / 8) })
     }
 
     /// Appends a copy of `len` bytes at `offset` to `out`.

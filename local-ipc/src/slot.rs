@@ -117,7 +117,21 @@ pub(crate) enum Body<'a> {
     },
 }
 
-impl Body<'_> {
+impl<'a> Body<'a> {
+    /// Its whole words, unless the peer put it where words do not begin.
+    #[inline]
+    pub(crate) fn words(&self) -> Option<&'a [AtomicU64]> {
+        match *self {
+            Self::Inline {
+                segment,
+                sequence,
+                first_word,
+                len,
+            } => Some(&segment.ring.slot(sequence).words(first_word)[..len / 8]),
+            Self::Arena { bytes, at, len } => bytes.words(at, len),
+        }
+    }
+
     #[inline]
     pub(crate) fn len(&self) -> usize {
         match *self {

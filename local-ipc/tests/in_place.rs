@@ -37,6 +37,11 @@ fn what_is_filled_in_place_arrives() {
                         let word = u64::from_le_bytes([5, 6, 7, 8, 9, 10, 11, 12]);
                         assert_eq!(view.read::<u64>(5), Some(word));
                     }
+                    let words = view.words().unwrap();
+                    assert_eq!(words.len(), len / 8);
+                    assert_eq!(words.get(len / 8), None);
+                    let whole: Vec<u8> = words.iter().flat_map(u64::to_ne_bytes).collect();
+                    assert!(whole == copy[..len / 8 * 8]);
                     (header, copy)
                 })
                 .unwrap()

@@ -179,19 +179,21 @@ struct InPlace {
 }
 
 fn fill(bytes: &mut [u8], first: u64) {
-    for line in bytes.chunks_mut(64) {
-        let count = line.len().min(8);
-        line[..count].copy_from_slice(&first.to_ne_bytes()[..count]);
+    let first = first.to_ne_bytes();
+    let (lines, rest) = bytes.as_chunks_mut::<64>();
+    for line in lines {
+        line[..8].copy_from_slice(&first);
+    }
+    if let Some(word) = rest.first_chunk_mut() {
+        *word = first;
     }
 }
 
-fn look(view: View<'_>) -> u64 {
-    let mut sum = 0;
-    for at in (64..view.len().saturating_sub(7)).step_by(64) {
-        sum ^= view.read::<u64>(at).unwrap_or(0);
-    }
+fn look(view: View<'_>) -> Option<u64> {
+    let words = view.words()?;
+    let sum = words.iter().step_by(8).fold(0, |sum, word| sum ^ word);
     std::hint::black_box(sum);
-    view.read::<u64>(0).unwrap_or(0)
+    words.get(0)
 }
 
 impl Wire for InPlace {
@@ -222,7 +224,7 @@ impl Wire for InPlace {
             .channel
             .receiver
             .try_receive_in_place(|_, view| look(view))?;
-        Ok(received.map(|(received, first)| {
+        Ok(received.and_then(|(received, first)| {
             self.channel.taken = received.sequence.next();
             first
         }))
