@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// Who carries the messages.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
 pub enum Transport {
     /// Weft's channels, through their typed interface.
     Weft,
@@ -35,7 +35,7 @@ pub enum Transport {
 }
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
 pub enum Pattern {
     /// Round trips, one message at a time.
     Lat,
@@ -46,7 +46,9 @@ pub enum Pattern {
 }
 
 /// What a receiver does while there is nothing.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum,
+)]
 pub enum Wait {
     /// It looks again and again.
     #[default]

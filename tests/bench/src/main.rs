@@ -1,10 +1,13 @@
 //! See the library's page.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 use weft_bench::cell::{Cell, Pattern, Transport, Wait};
+use weft_bench::local::{self, Plan};
 use weft_bench::{Outcome, machine, part, process};
 
 /// Measures how fast messages go, beside what they could at best do and beside others.
@@ -21,6 +24,20 @@ enum Command {
     ///
     /// For `lat`: p50_ns, p99_ns, p999_ns, mean_ns, min_ns, n. For `tput` and `fanin`: msgs_per_s, n.
     Contender(Contender),
+    /// Measures the whole table of one machine: Weft, floors and rivals in one run.
+    ///
+    /// Takes about eight minutes, with --quick one. Leave the machine alone meanwhile.
+    Local(Local),
+}
+
+#[derive(Args, Debug)]
+struct Local {
+    /// One short run of each cell: to see that it works, not to compare.
+    #[arg(long)]
+    quick: bool,
+    /// Writes all figures to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -87,6 +104,30 @@ fn run() -> Outcome {
         Command::Contender(contender) => {
             let figures = process::measure(&contender.cell()?)?;
             println!("{}", serde_json::to_string(&figures)?);
+        }
+        Command::Local(options) => {
+            let plan = match options.quick {
+                true => Plan {
+                    rounds: 1,
+                    millis: 50,
+                },
+                false => Plan {
+                    rounds: 5,
+                    millis: 400,
+                },
+            };
+            // Before the time is spent.
+            let mut json = options
+                .json
+                .map(|path| {
+                    File::create(&path).with_context(|| format!("cannot write {}", path.display()))
+                })
+                .transpose()?;
+            let report = local::fill(plan)?;
+            print!("{}", report.text());
+            if let Some(file) = &mut json {
+                serde_json::to_writer_pretty(file, &report)?;
+            }
         }
     }
     Ok(())
