@@ -72,6 +72,15 @@ struct Source {
     grown_word: PeerWord32,
 }
 
+/// What a quick look at a receiver's slots shows.
+enum Glance {
+    /// The message in turn of this lane, which is the most urgent one with a message.
+    Message(Lane),
+    Nothing,
+    /// Something has to be looked at with care first.
+    Unclear,
+}
+
 /// A replaced peer and the end of what it had published, lane by lane.
 #[derive(Debug)]
 struct Former {
@@ -231,8 +240,40 @@ impl Receiver {
     }
 
     /// The most urgent lane that has a message.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ready_lane(&mut self) -> Result<Option<Lane>, PeerFault> {
+        match self.glance() {
+            Glance::Message(lane) => Ok(Some(lane)),
+            Glance::Nothing => Ok(None),
+            Glance::Unclear => self.ready_lane_with_care(),
+        }
+    }
+
+    /// What a look at the slots in turn shows, and at the two words that say whether they are still
+    /// the right ones.
+    #[inline(always)]
+    fn glance(&self) -> Glance {
+        if self.shared.for_receiver.is_raised() || self.current.has_grown() || self.fault.is_some()
+        {
+            return Glance::Unclear;
+        }
+        for lane in Lane::ALL {
+            let incoming = &self.lanes[lane];
+            let slot = incoming.segment.ring.slot(incoming.next);
+            let word = slot.sequence_word();
+            if word != incoming.blank {
+                if word != incoming.next + 1 || incoming.next >= incoming.limit {
+                    return Glance::Unclear;
+                }
+                slot.acquire();
+                return Glance::Message(lane);
+            }
+        }
+        Glance::Nothing
+    }
+
+    #[cold]
+    fn ready_lane_with_care(&mut self) -> Result<Option<Lane>, PeerFault> {
         self.follow()?;
         for lane in Lane::ALL {
             if self.is_ready(lane)? {
@@ -246,20 +287,19 @@ impl Receiver {
     #[inline]
     fn is_ready(&mut self, lane: Lane) -> Result<bool, PeerFault> {
         let incoming = &self.lanes[lane];
-        let slot = incoming.segment.ring.slot(incoming.next);
-        let word = slot.sequence_word();
-        if word == incoming.blank {
+        let sequence = incoming.next;
+        if incoming.segment.ring.slot(sequence).sequence_word() == incoming.blank {
             return Ok(false);
         }
-        if word == incoming.next + 1 && incoming.next < incoming.limit {
-            slot.acquire();
-            return Ok(true);
+        let filled = self.look(lane, sequence)? == SlotState::Filled;
+        if filled {
+            self.aim(lane);
         }
-        self.examine(lane)
+        Ok(filled)
     }
 
-    /// Takes the message that [`Self::is_ready`] found; `copy` copies its body, or refuses it.
-    #[inline]
+    /// Takes the message that a look at its lane has found; `copy` copies its body, or refuses it.
+    #[inline(always)]
     pub(crate) fn take(
         &mut self,
         lane: Lane,
@@ -293,17 +333,6 @@ impl Receiver {
             copy.fill(body);
             Ok(())
         })
-    }
-
-    /// What [`Self::is_ready`] does with a word that is neither "not yet" nor the message in turn.
-    #[cold]
-    fn examine(&mut self, lane: Lane) -> Result<bool, PeerFault> {
-        let sequence = self.lanes[lane].next;
-        let filled = self.look(lane, sequence)? == SlotState::Filled;
-        if filled {
-            self.aim(lane);
-        }
-        Ok(filled)
     }
 
     /// Says that everything below `up_to` is handled; at most what was taken. The peer's slots are

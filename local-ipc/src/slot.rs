@@ -195,7 +195,7 @@ impl<'a> Body<'a> {
 
 /// Reads the header of a slot that [`look`] found filled, and finds its body. Everything that was
 /// checked is checked on copies.
-#[inline]
+#[inline(always)]
 pub(crate) fn read<'a>(
     segment: &'a PeerSegment,
     bytes: PeerBytes<'a>,
@@ -307,8 +307,8 @@ pub(crate) fn fill(
     body: &[u8],
 ) {
     let slot = segment.ring.slot(sequence);
-    let first_word = write_header(slot, header, payload, body.len());
-    write_words(&slot[first_word..], body);
+    write_words(&slot[body_word(&header)..], body);
+    write_header(slot, header, payload, body.len());
     publish(slot, sequence);
 }
 
@@ -373,15 +373,17 @@ fn write_header(slot: &[AtomicU64], header: Header, payload: Payload, len: usize
 fn write_words(words: &[AtomicU64], body: &[u8]) {
     let (whole, rest) = body.as_chunks::<8>();
     let (words, after) = words.split_at(whole.len());
-    for (word, bytes) in words.iter().zip(whole) {
-        // ORDER(filled): Relaxed; the Release in `publish` publishes it.
-        word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-    }
     if !rest.is_empty() {
         let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
         // ORDER(filled): Relaxed, as above.
         after[0].store(u64::from_ne_bytes(last), Ordering::Relaxed);
+    }
+    // From the back, so that the line of the sequence word, at which the receiver looks again and
+    // again, is written last and in one go.
+    for (word, bytes) in words.iter().zip(whole).rev() {
+        // ORDER(filled): Relaxed; the Release in `publish` publishes it.
+        word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
     }
 }
 
