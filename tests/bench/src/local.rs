@@ -1,7 +1,8 @@
 //! The table of one machine: its rows, what each is held against, and how it is filled.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -292,16 +293,17 @@ pub fn fill(plan: Plan) -> Outcome<Report> {
         }
     }
     let usual = usual_line(cores)?;
+    let mut progress = Progress::default();
     let mut spoilt = 0;
     for round in 1..=plan.rounds {
         let count = runs.len();
         for (place, (key, runs)) in runs.iter_mut().enumerate() {
-            eprint!(
-                "\rround {round} of {}, cell {} of {count}: {:<40}",
+            progress.show(&format!(
+                "round {round} of {}, cell {} of {count}: {}",
                 plan.rounds,
                 place + 1,
                 key.name()
-            );
+            ));
             let cell = key.cell(cores, plan.millis);
             for attempt in 0.. {
                 let before = probe(cores)?;
@@ -321,7 +323,7 @@ pub fn fill(plan: Plan) -> Outcome<Report> {
             }
         }
     }
-    eprintln!();
+    progress.show("");
     let typical = |key: &Key| typical(&runs[key]);
     let rows = rows
         .iter()
@@ -372,6 +374,26 @@ pub fn fill(plan: Plan) -> Outcome<Report> {
         seconds: began.elapsed().as_secs_f64(),
         rows,
     })
+}
+
+/// One line on a terminal, or a line now and then.
+#[derive(Debug, Default)]
+struct Progress {
+    said: Option<Instant>,
+}
+
+impl Progress {
+    /// Between two lines where there is no terminal.
+    const EVERY: Duration = Duration::from_secs(20);
+
+    fn show(&mut self, text: &str) {
+        if std::io::stderr().is_terminal() {
+            eprint!("\r{text:<78}\r");
+        } else if self.said.is_none_or(|said| said.elapsed() > Self::EVERY) {
+            self.said = Some(Instant::now());
+            eprintln!("{text}");
+        }
+    }
 }
 
 /// Where the cores mostly lie to each other now: the least of a few probes, since the nearest placement

@@ -212,7 +212,7 @@ impl<const WORDS: usize> Wire for Ring<WORDS> {
             let from = self.sent;
             for sequence in from..to {
                 self.fill(sequence, first);
-                first += 1;
+                first = first.wrapping_add(1);
             }
             self.sent = to;
         }

@@ -89,7 +89,8 @@ impl<R: Read, W: Write> Wire for Stream<R, W> {
 
     fn send_row(&mut self, first: u64, count: u64) -> Outcome {
         self.row.resize(count as usize * self.size, 0);
-        for (message, first) in self.row.chunks_mut(self.size).zip(first..) {
+        for (message, place) in self.row.chunks_mut(self.size).zip(0..) {
+            let first = first.wrapping_add(place);
             for line in message.chunks_mut(64) {
                 let bytes = line.len().min(8);
                 line[..bytes].copy_from_slice(&first.to_ne_bytes()[..bytes]);
