@@ -295,6 +295,7 @@ impl PeerHalf {
             // ORDER(done): acquire; pairs with the Release stores in `Receiver`. `done` first, so
             // that `taken` is never older than it.
             let done = self.done(lane);
+            // ORDER(taken): acquire; pairs with the Release in `Incoming::take`.
             let taken = Sequence::new(self.memory.word64(layout::taken_at(lane)).read().load());
             Cursors { taken, done }
         })
@@ -401,6 +402,7 @@ fn read_header(
     memory: &PeerMemory,
     found: u64,
 ) -> Result<(Geometry, PerLane<Sequence>), RegionError> {
+    // ORDER(header): plain would do; whoever gave us the descriptor had written it all before.
     if memory.word64(layout::MAGIC_AT).read().load() != layout::MAGIC {
         return Err(RegionError::WrongMagic);
     }

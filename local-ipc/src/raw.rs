@@ -409,7 +409,8 @@ impl<'a> PeerBytes<'a> {
         // overlap: one is a mapping, the other memory of this process. The bytes are copied once,
         // whatever they are at that moment; any value is a valid `u8`.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) }
-        // The compiler must not read the source a second time in place of the copy.
+        // ORDER(filled): of the compiler alone. It must not read the source a second time in place of
+        // the copy; the processor's order comes from `PeerSlot::acquire`.
         compiler_fence(Ordering::SeqCst);
     }
 
@@ -436,6 +437,7 @@ impl<'a> PeerBytes<'a> {
             std::ptr::copy_nonoverlapping(from.as_ptr(), out.as_mut_ptr().add(old), len);
             out.set_len(old + len);
         }
+        // ORDER(filled): as in `copy_to`.
         compiler_fence(Ordering::SeqCst);
     }
 }
