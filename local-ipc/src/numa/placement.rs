@@ -261,7 +261,7 @@ impl Span {
                 .map_err(|error| Reason::of("get_mempolicy", None, error))?;
             let node = NumaNode::new(node)
                 .ok_or_else(|| Reason::Unknown(format!("a page on NUMA node {node}")))?;
-            *residence.pages.entry(node).or_default() += 1;
+            residence.add(node, 1);
         }
         Ok(residence)
     }
@@ -277,6 +277,11 @@ impl Residence {
     /// The nodes with the number of pages on each, of those that were looked at.
     pub fn pages(&self) -> impl Iterator<Item = (NumaNode, u64)> {
         self.pages.iter().map(|(&node, &pages)| (node, pages))
+    }
+
+    pub(super) fn add(&mut self, node: NumaNode, pages: u64) {
+        let sum = self.pages.entry(node).or_default();
+        *sum = sum.saturating_add(pages);
     }
 
     /// How many of a hundred pages lie on a node, rounded down; 0 if none was looked at.
