@@ -31,6 +31,8 @@ mod hostile;
 mod in_place;
 #[cfg(not(loom))]
 mod layout;
+#[cfg(not(loom))]
+pub mod numa;
 #[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]
 mod parking;
 #[cfg(not(loom))]

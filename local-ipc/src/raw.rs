@@ -17,6 +17,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fd::OwnedFd;
 
 use crate::error::RegionError;
+use crate::numa::Span;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Read32, Read64, compiler_fence, fence};
 
 /// A span of shared memory, mapped for the life of this value.
@@ -42,6 +43,11 @@ impl Mapping {
         // SAFETY: the assertion says that the result lies in (or one past) the mapping.
         let address = unsafe { self.0.as_mut_ptr().add(offset) };
         NonNull::new(address).expect("no mapping begins at address 0")
+    }
+
+    /// All of it, to place it or to ask where it lies.
+    fn span(&self) -> Span {
+        Span::new(self.0.as_ptr(), self.0.len())
     }
 }
 
@@ -159,6 +165,11 @@ impl OwnMemory {
         Ok(Self(Arc::new(Mapping(map))))
     }
 
+    /// All of it, to place it or to ask where it lies.
+    pub(crate) fn pages(&self) -> Span {
+        self.0.span()
+    }
+
     pub(crate) fn word32(&self, offset: usize) -> OwnWord32 {
         OwnWord32(Words::new32(&self.0, offset))
     }
@@ -211,6 +222,11 @@ impl PeerMemory {
         map.advise(Advice::DontFork)
             .map_err(|error| RegionError::system("protect", error))?;
         Ok(Self(Arc::new(Mapping(map))))
+    }
+
+    /// All of it, to ask where it lies.
+    pub(crate) fn pages(&self) -> Span {
+        self.0.span()
     }
 
     pub(crate) fn word32(&self, offset: usize) -> PeerWord32 {
