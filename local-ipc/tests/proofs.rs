@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 const UNSAFE: &[(&str, usize)] = &[
     ("credentials.rs", 1),
     ("in_place.rs", 2),
+    ("numa/calls.rs", 3),
     ("raw.rs", 14),
     ("words.rs", 2),
 ];
