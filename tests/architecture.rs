@@ -15,7 +15,8 @@ use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand};
 /// Every package of the workspace and its layer. The crate at the top composes; the one at the bottom
 /// knows nothing.
 const LAYERS: &[(&str, u8)] = &[
-    ("weft-tests", 6),
+    ("weft-tests", 7),
+    ("weft-bench", 6),
     ("weft-bin", 5),
     ("weft-daemon", 4),
     ("weft-cli", 4),

@@ -45,19 +45,23 @@ impl Arena {
         if len > self.size {
             return None;
         }
+        if self.bodies.is_empty() {
+            // From the beginning: what was written last is still in the caches of both sides.
+            let start = self.head.next_multiple_of(self.size);
+            return Some(Place {
+                start,
+                end: start + len,
+                offset: 0,
+            });
+        }
         let offset = self.head % self.size;
         let start = if offset + len <= self.size {
             self.head
         } else {
             self.head + (self.size - offset)
         };
-        let oldest = if self.bodies.is_empty() {
-            start
-        } else {
-            self.tail
-        };
         let end = start + len;
-        (end - oldest <= self.size).then_some(Place {
+        (end - self.tail <= self.size).then_some(Place {
             start,
             end,
             offset: start % self.size,

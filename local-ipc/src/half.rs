@@ -11,6 +11,7 @@ use weft_types::{Lane, PerLane, Sequence};
 
 use crate::error::{PeerFault, RegionError};
 use crate::layout::{self, Geometry, MAX_SEQUENCE, Start};
+use crate::numa::{Outcome, Placement, Reason, Residence};
 use crate::raw::{OwnMemory, PeerBytes, PeerMemory, PeerWord64};
 use crate::segment::{LaneStarts, OwnSegment, PeerSegment, Starts};
 use crate::slot::{self, SlotState};
@@ -50,19 +51,49 @@ impl OwnHalf {
     /// [`RegionError::Geometry`] or [`RegionError::StartOutOfRange`] for bad arguments,
     /// [`RegionError::OutOfMemory`] if there is no memory, [`RegionError::System`] for the rest.
     pub fn create(geometry: Geometry, start: Start) -> Result<Self, RegionError> {
+        let (half, _) = Self::create_placed(geometry, start, Placement::Anywhere)?;
+        Ok(half)
+    }
+
+    /// Makes a half on a NUMA node, with what became of that wish. Segments that are linked later
+    /// follow it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create`]. A half that could not be placed is none: it works all the same.
+    pub fn create_placed(
+        geometry: Geometry,
+        start: Start,
+        placement: Placement,
+    ) -> Result<(Self, Outcome), RegionError> {
         let geometry = geometry.check()?;
         start.check()?;
         let fd = memory_file(geometry)?;
         let memory = OwnMemory::map(&fd, geometry.region_bytes() as usize)?;
+        // Only pages that are allocated afterwards follow it.
+        let wish = placement.wish(memory.pages());
+        allocate_base(&fd, geometry)?;
+        let outcome = wish.outcome(memory.pages().first(geometry.base_bytes() as usize));
         write_header(&memory, geometry, &start);
         rustix::fs::fcntl_add_seals(&fd, required_seals())
             .map_err(|error| RegionError::system("seal", error))?;
-        Ok(Self {
+        let half = Self {
             memory,
             geometry,
             start,
             fd,
-        })
+        };
+        Ok((half, outcome))
+    }
+
+    /// On which NUMA nodes its pages lie, without those of linked segments.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason`] says why the kernel does not tell.
+    pub fn residence(&self) -> Result<Residence, Reason> {
+        let base = self.geometry.base_bytes() as usize;
+        self.memory.pages().first(base).residence()
     }
 
     /// A descriptor to hand over. Who has it can read the half and never write it.
@@ -123,9 +154,8 @@ impl OwnHalf {
     }
 }
 
-/// A new, not yet sealed memory file of a half's full size, allocated as far as its base.
+/// A new, not yet sealed memory file of a half's full size, without memory yet.
 fn memory_file(geometry: Geometry) -> Result<OwnedFd, RegionError> {
-    let bytes = geometry.base_bytes();
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let fd = match rustix::fs::memfd_create("weft-half", flags | MemfdFlags::NOEXEC_SEAL) {
         // Linux before 6.3 does not know that flag; the rest protects us just as well.
@@ -133,10 +163,16 @@ fn memory_file(geometry: Geometry) -> Result<OwnedFd, RegionError> {
         other => other,
     }
     .map_err(|error| RegionError::system("create", error))?;
-    let allocated = rustix::fs::ftruncate(&fd, geometry.region_bytes())
-        .and_then(|()| rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes));
-    match allocated {
-        Ok(()) => Ok(fd),
+    rustix::fs::ftruncate(&fd, geometry.region_bytes())
+        .map_err(|error| RegionError::system("size", error))?;
+    Ok(fd)
+}
+
+/// Gets the memory of a half's base, which holds everything but the segments that it may grow by.
+fn allocate_base(fd: &OwnedFd, geometry: Geometry) -> Result<(), RegionError> {
+    let bytes = geometry.base_bytes();
+    match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(()),
         Err(Errno::NOMEM | Errno::NOSPC) => Err(RegionError::OutOfMemory { bytes }),
         Err(error) => Err(RegionError::system("allocate", error)),
     }
@@ -295,9 +331,21 @@ impl PeerHalf {
             // ORDER(done): acquire; pairs with the Release stores in `Receiver`. `done` first, so
             // that `taken` is never older than it.
             let done = self.done(lane);
+            // ORDER(taken): acquire; pairs with the Release in `Incoming::take`.
             let taken = Sequence::new(self.memory.word64(layout::taken_at(lane)).read().load());
             Cursors { taken, done }
         })
+    }
+
+    /// On which NUMA nodes its pages lie, without those of linked segments: the same as its writer
+    /// sees.
+    ///
+    /// # Errors
+    ///
+    /// [`Reason`] says why the kernel does not tell.
+    pub fn residence(&self) -> Result<Residence, Reason> {
+        let base = self.geometry.base_bytes() as usize;
+        self.memory.pages().first(base).residence()
     }
 
     /// Its size.
@@ -401,6 +449,7 @@ fn read_header(
     memory: &PeerMemory,
     found: u64,
 ) -> Result<(Geometry, PerLane<Sequence>), RegionError> {
+    // ORDER(header): plain would do; whoever gave us the descriptor had written it all before.
     if memory.word64(layout::MAGIC_AT).read().load() != layout::MAGIC {
         return Err(RegionError::WrongMagic);
     }

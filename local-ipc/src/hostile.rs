@@ -215,9 +215,9 @@ fn each_lie_in_a_slot_has_its_own_error() {
     let flags = PeerFault::UnknownFlags {
         lane,
         sequence,
-        flags: 4,
+        flags: 8,
     };
-    assert_eq!(receive(1, meta(1, 4, 4), 0), Err(flags));
+    assert_eq!(receive(1, meta(1, 8, 4), 0), Err(flags));
     let len_bytes = MAX_BODY_BYTES as u32 + 1;
     let long = PeerFault::TooLong {
         lane,
@@ -249,7 +249,13 @@ fn a_slot_cannot_hold_what_lies_before_the_rings_beginning() {
     let liar = OwnHalf::create(TINY, start).unwrap();
     let peer = PeerHalf::open(liar.share().unwrap()).unwrap();
     let (_, mut receiver, _) = connect(own, peer).unwrap();
-    crate::slot::fill(&liar.segment(lane, 0, 0), 0, request(), b"x");
+    crate::slot::fill(
+        &liar.segment(lane, 0, 0),
+        0,
+        request(),
+        crate::Payload::Body,
+        b"x",
+    );
     let fault = PeerFault::WrongSequence {
         lane,
         expected: Sequence::new(4),
@@ -334,7 +340,13 @@ fn a_peer_cannot_have_more_than_a_ring_out() {
     let mut body = Vec::new();
     // It fills each slot again as soon as it was read, though nothing is done.
     let mut fill = |sequence: u64| {
-        crate::slot::fill(&liar.segment(lane, 0, 0), sequence, request(), b"x");
+        crate::slot::fill(
+            &liar.segment(lane, 0, 0),
+            sequence,
+            request(),
+            crate::Payload::Body,
+            b"x",
+        );
         receiver.try_receive(&mut body).unwrap().is_some()
     };
     assert!((0..4).all(&mut fill));

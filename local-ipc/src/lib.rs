@@ -36,9 +36,13 @@ mod half;
 #[cfg(all(test, not(loom)))]
 mod hostile;
 #[cfg(not(loom))]
+mod in_place;
+#[cfg(not(loom))]
 mod inbox;
 #[cfg(not(loom))]
 mod layout;
+#[cfg(not(loom))]
+pub mod numa;
 #[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]
 mod parking;
 #[cfg(not(loom))]
@@ -72,6 +76,8 @@ mod waiter;
 mod wake_models;
 #[cfg(not(loom))]
 mod watcher;
+#[cfg(all(feature = "floor", not(loom)))]
+mod words;
 
 pub use parking::PARKED_ALWAYS;
 
@@ -83,13 +89,14 @@ pub use {
     doorbell::Doorbell,
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
+    in_place::{View, Words},
     inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Why},
     layout::{Geometry, MAX_SEQUENCE, Start},
     process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},
     sender::Sender,
     side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
-    slot::Header,
+    slot::{Header, Payload},
     spin::Spin,
     swap::{Swapper, connect},
     typed::Plain,
@@ -99,3 +106,6 @@ pub use {
 
 #[cfg(all(feature = "tokio", not(loom)))]
 pub use asynchronous::{AsyncReceiver, AsyncSendError, AsyncSender, RecvError, asynchronous};
+
+#[cfg(all(feature = "floor", not(loom)))]
+pub use words::SharedWords;

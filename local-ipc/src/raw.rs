@@ -17,6 +17,7 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fd::OwnedFd;
 
 use crate::error::RegionError;
+use crate::numa::Span;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Read32, Read64, compiler_fence, fence};
 
 /// A span of shared memory, mapped for the life of this value.
@@ -42,6 +43,11 @@ impl Mapping {
         // SAFETY: the assertion says that the result lies in (or one past) the mapping.
         let address = unsafe { self.0.as_mut_ptr().add(offset) };
         NonNull::new(address).expect("no mapping begins at address 0")
+    }
+
+    /// All of it, to place it or to ask where it lies.
+    fn span(&self) -> Span {
+        Span::new(self.0.as_ptr(), self.0.len())
     }
 }
 
@@ -159,6 +165,11 @@ impl OwnMemory {
         Ok(Self(Arc::new(Mapping(map))))
     }
 
+    /// All of it, to place it or to ask where it lies.
+    pub(crate) fn pages(&self) -> Span {
+        self.0.span()
+    }
+
     pub(crate) fn word32(&self, offset: usize) -> OwnWord32 {
         OwnWord32(Words::new32(&self.0, offset))
     }
@@ -169,6 +180,22 @@ impl OwnMemory {
 
     pub(crate) fn ring(&self, offset: usize, slots: u32, slot_bytes: usize) -> OwnRing {
         OwnRing(Ring::new(&self.0, offset, slots, slot_bytes))
+    }
+
+    /// The bytes of a span, to be written in place.
+    ///
+    /// # Safety
+    ///
+    /// The span is free, and nothing else in this process touches it while the result lives.
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the caller says that it is the only one"
+    )]
+    pub(crate) unsafe fn span(&self, offset: usize, len: usize) -> &mut [u8] {
+        let start = self.0.at(offset, len, 1);
+        // SAFETY: `at` has checked that the span lies in the mapping, which is writable and lives as
+        // long as `self`; the rest as in `OwnRing::slot_bytes`.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
     }
 
     /// Writes `bytes` at `offset`. Only the sender's thread does, into arena room that no
@@ -195,6 +222,11 @@ impl PeerMemory {
         map.advise(Advice::DontFork)
             .map_err(|error| RegionError::system("protect", error))?;
         Ok(Self(Arc::new(Mapping(map))))
+    }
+
+    /// All of it, to ask where it lies.
+    pub(crate) fn pages(&self) -> Span {
+        self.0.span()
     }
 
     pub(crate) fn word32(&self, offset: usize) -> PeerWord32 {
@@ -289,6 +321,20 @@ impl OwnRing {
         self.0.slot(sequence)
     }
 
+    /// The bytes of a slot from word `first` on, to be written in place.
+    ///
+    /// # Safety
+    ///
+    /// The slot is free, and nothing else in this process touches it while the result lives.
+    pub(crate) unsafe fn slot_bytes(&mut self, sequence: u64, first: usize) -> &mut [u8] {
+        let words = &self.0.slot(sequence)[first..];
+        let start = words.as_ptr().cast_mut().cast();
+        // SAFETY: the words are live and ours to write; the caller says that nobody else in this
+        // process reads or writes them. The peer may read them at any time, which is its own
+        // affair: it cannot change them. Bytes have no alignment and no bad values.
+        unsafe { std::slice::from_raw_parts_mut(start, size_of_val(words)) }
+    }
+
     /// As a reader sees it.
     pub(crate) fn as_peer(&self) -> PeerRing {
         PeerRing(self.0.clone())
@@ -343,6 +389,12 @@ impl<'a> PeerSlot<'a> {
         self.0[index].load(Ordering::Relaxed)
     }
 
+    /// The words from `first` on.
+    #[inline]
+    pub(crate) fn words(self, first: usize) -> &'a [AtomicU64] {
+        &self.0[first..]
+    }
+
     /// Copies the bytes from word `first` on to fill `to`.
     #[inline]
     pub(crate) fn copy_to(self, first: usize, to: &mut [u8]) {
@@ -365,7 +417,7 @@ impl<'a> PeerSlot<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerBytes<'a>(&'a Mapping);
 
-impl PeerBytes<'_> {
+impl<'a> PeerBytes<'a> {
     /// Copies bytes from `offset` to fill `to`.
     pub(crate) fn copy_to(self, offset: usize, to: &mut [u8]) {
         let from = self.0.at(offset, to.len(), 1);
@@ -373,8 +425,21 @@ impl PeerBytes<'_> {
         // overlap: one is a mapping, the other memory of this process. The bytes are copied once,
         // whatever they are at that moment; any value is a valid `u8`.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) }
-        // The compiler must not read the source a second time in place of the copy.
+        // ORDER(filled): of the compiler alone. It must not read the source a second time in place of
+        // the copy; the processor's order comes from `PeerSlot::acquire`.
         compiler_fence(Ordering::SeqCst);
+    }
+
+    /// The whole words among `len` bytes at `offset`, if they begin at a multiple of 8.
+    pub(crate) fn words(self, offset: usize, len: usize) -> Option<&'a [AtomicU64]> {
+        if !offset.is_multiple_of(8) {
+            return None;
+        }
+        let start = self.0.at(offset, len, 8).cast();
+        // SAFETY: `at` has checked bounds and alignment; the mapping lives as long as `'a`, and its
+        // file cannot shrink. Atomics may change under us, every bit pattern is valid, and
+        // `in_place::Words` only does relaxed loads, which are allowed on read-only pages.
+        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), len / 8) })
     }
 
     /// Appends a copy of `len` bytes at `offset` to `out`.
@@ -388,6 +453,7 @@ impl PeerBytes<'_> {
             std::ptr::copy_nonoverlapping(from.as_ptr(), out.as_mut_ptr().add(old), len);
             out.set_len(old + len);
         }
+        // ORDER(filled): as in `copy_to`.
         compiler_fence(Ordering::SeqCst);
     }
 }

@@ -22,7 +22,7 @@ use crate::layout;
 use crate::parking::{self, Parking};
 use crate::raw::{OwnWord32, OwnWord64, PeerWord32};
 use crate::segment::{LaneStarts, PeerSegment};
-use crate::slot::{self, Body, Header, SlotState};
+use crate::slot::{self, Body, Header, Payload, SlotState};
 use crate::spin::Spin;
 use crate::swap::Shared;
 use crate::sync::Ordering;
@@ -40,6 +40,8 @@ pub struct Received {
     pub sequence: Sequence,
     /// What stands beside its body.
     pub header: Header,
+    /// Whether its body is the payload or says where that lies.
+    pub payload: Payload,
 }
 
 /// Receives on one channel. Owned by one thread at a time; it shares no line with what another
@@ -68,6 +70,15 @@ struct Source {
     /// The peer's count of links when we last looked at them.
     grown: u32,
     grown_word: PeerWord32,
+}
+
+/// What a quick look at a receiver's slots shows.
+enum Glance {
+    /// The message in turn of this lane, which is the most urgent one with a message.
+    Message(Lane),
+    Nothing,
+    /// Something has to be looked at with care first.
+    Unclear,
 }
 
 /// A replaced peer and the end of what it had published, lane by lane.
@@ -229,8 +240,40 @@ impl Receiver {
     }
 
     /// The most urgent lane that has a message.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn ready_lane(&mut self) -> Result<Option<Lane>, PeerFault> {
+        match self.glance() {
+            Glance::Message(lane) => Ok(Some(lane)),
+            Glance::Nothing => Ok(None),
+            Glance::Unclear => self.ready_lane_with_care(),
+        }
+    }
+
+    /// What a look at the slots in turn shows, and at the two words that say whether they are still
+    /// the right ones.
+    #[inline(always)]
+    fn glance(&self) -> Glance {
+        if self.shared.for_receiver.is_raised() || self.current.has_grown() || self.fault.is_some()
+        {
+            return Glance::Unclear;
+        }
+        for lane in Lane::ALL {
+            let incoming = &self.lanes[lane];
+            let slot = incoming.segment.ring.slot(incoming.next);
+            let word = slot.sequence_word();
+            if word != incoming.blank {
+                if word != incoming.next + 1 || incoming.next >= incoming.limit {
+                    return Glance::Unclear;
+                }
+                slot.acquire();
+                return Glance::Message(lane);
+            }
+        }
+        Glance::Nothing
+    }
+
+    #[cold]
+    fn ready_lane_with_care(&mut self) -> Result<Option<Lane>, PeerFault> {
         self.follow()?;
         for lane in Lane::ALL {
             if self.is_ready(lane)? {
@@ -244,24 +287,23 @@ impl Receiver {
     #[inline]
     fn is_ready(&mut self, lane: Lane) -> Result<bool, PeerFault> {
         let incoming = &self.lanes[lane];
-        let slot = incoming.segment.ring.slot(incoming.next);
-        let word = slot.sequence_word();
-        if word == incoming.blank {
+        let sequence = incoming.next;
+        if incoming.segment.ring.slot(sequence).sequence_word() == incoming.blank {
             return Ok(false);
         }
-        if word == incoming.next + 1 && incoming.next < incoming.limit {
-            slot.acquire();
-            return Ok(true);
+        let filled = self.look(lane, sequence)? == SlotState::Filled;
+        if filled {
+            self.aim(lane);
         }
-        self.examine(lane)
+        Ok(filled)
     }
 
-    /// Takes the message that [`Self::is_ready`] found; `copy` copies its body, or refuses it.
-    #[inline]
+    /// Takes the message that a look at its lane has found; `copy` copies its body, or refuses it.
+    #[inline(always)]
     pub(crate) fn take(
         &mut self,
         lane: Lane,
-        copy: impl FnOnce(Sequence, Body<'_>) -> Result<(), PeerFault>,
+        copy: impl FnOnce(Sequence, Header, Body<'_>) -> Result<(), PeerFault>,
     ) -> Result<Received, PeerFault> {
         let incoming = &self.lanes[lane];
         let sequence = incoming.next;
@@ -270,8 +312,8 @@ impl Receiver {
         } else {
             self.source(lane, sequence).peer.half.bytes()
         };
-        let (header, body) = slot::read(&incoming.segment, bytes, sequence)?;
-        copy(Sequence::new(sequence), body)?;
+        let (header, payload, body) = slot::read(&incoming.segment, bytes, sequence)?;
+        copy(Sequence::new(sequence), header, body)?;
         let incoming = &mut self.lanes[lane];
         incoming.advance();
         if incoming.next >= incoming.limit {
@@ -281,26 +323,16 @@ impl Receiver {
             lane,
             sequence: Sequence::new(sequence),
             header,
+            payload,
         })
     }
 
     #[inline]
     fn take_into(&mut self, lane: Lane, body: &mut Vec<u8>) -> Result<Received, PeerFault> {
-        self.take(lane, |_, copy| {
+        self.take(lane, |_, _, copy| {
             copy.fill(body);
             Ok(())
         })
-    }
-
-    /// What [`Self::is_ready`] does with a word that is neither "not yet" nor the message in turn.
-    #[cold]
-    fn examine(&mut self, lane: Lane) -> Result<bool, PeerFault> {
-        let sequence = self.lanes[lane].next;
-        let filled = self.look(lane, sequence)? == SlotState::Filled;
-        if filled {
-            self.aim(lane);
-        }
-        Ok(filled)
     }
 
     /// Says that everything below `up_to` is handled; at most what was taken. The peer's slots are

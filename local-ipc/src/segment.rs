@@ -36,6 +36,11 @@ pub(crate) struct PeerSegment {
 }
 
 impl OwnSegment {
+    /// Where its arena begins in the region.
+    pub(crate) fn arena_at(&self) -> usize {
+        self.geometry.arena_at(self.lane, self.index)
+    }
+
     /// As a reader sees it.
     pub(crate) fn as_peer(&self) -> PeerSegment {
         PeerSegment {

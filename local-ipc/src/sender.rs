@@ -17,7 +17,7 @@ use crate::layout;
 use crate::parking::{self, Ringer};
 use crate::raw::OwnWord64;
 use crate::segment::{OwnSegment, Starts};
-use crate::slot::{self, Header};
+use crate::slot::{self, Header, Payload};
 use crate::swap::Shared;
 use crate::sync::Ordering;
 
@@ -26,9 +26,9 @@ use crate::sync::Ordering;
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Sender {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     peer: Arc<Peer>,
-    lanes: PerLane<Outgoing>,
+    pub(crate) lanes: PerLane<Outgoing>,
     ringer: Ringer,
     /// How many bytes further segments may still take.
     growth_bytes: u64,
@@ -39,9 +39,9 @@ pub struct Sender {
 
 /// Our private account of one outgoing lane.
 #[derive(Debug)]
-struct Outgoing {
-    segment: OwnSegment,
-    next: u64,
+pub(crate) struct Outgoing {
+    pub(crate) segment: OwnSegment,
+    pub(crate) next: u64,
     /// Below this, `next` has a free slot of the segment and nothing needs to be looked at first.
     limit: u64,
     /// Where the segments begin, the present one last.
@@ -53,7 +53,7 @@ struct Outgoing {
     /// Something else than a replay was sent. Before that, the peer may have done more than we
     /// replayed so far: it acknowledged to our predecessor while we took over.
     settled: bool,
-    arena: Arena,
+    pub(crate) arena: Arena,
     mark: OwnWord64,
 }
 
@@ -134,16 +134,45 @@ impl Sender {
         header: Header,
         body: &[u8],
     ) -> Result<Sequence, SendError> {
+        self.push(lane, header, Payload::Body, body)
+    }
+
+    /// As [`Self::try_send`] for a body that says where the payload lies (see [`Payload`]).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::try_send`].
+    #[inline]
+    pub fn try_send_reference(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        reference: &[u8],
+    ) -> Result<Sequence, SendError> {
+        let sequence = self.push(lane, header, Payload::Reference, reference)?;
+        self.flush();
+        Ok(sequence)
+    }
+
+    /// Publishes a message without looking whether the peer sleeps.
+    #[inline(always)]
+    fn push(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        payload: Payload,
+        body: &[u8],
+    ) -> Result<Sequence, SendError> {
         let outgoing = &mut self.lanes[lane];
         let sequence = outgoing.next;
         if sequence < outgoing.limit
             && slot::is_inline(outgoing.segment.geometry, &header, body.len())
         {
-            slot::fill(&outgoing.segment, sequence, header, body);
+            slot::fill(&outgoing.segment, sequence, header, payload, body);
             outgoing.next = sequence + 1;
             Ok(Sequence::new(sequence))
         } else {
-            self.send_with_care(lane, header, body)
+            self.send_with_care(lane, header, payload, body)
         }
     }
 
@@ -162,8 +191,8 @@ impl Sender {
 
     /// Publishes messages in a row, and looks once at the end whether the peer sleeps.
     ///
-    /// Returns how many were sent, and why no more, if there were more. The rest can be sent later,
-    /// in the same order.
+    /// Returns how many were sent, and why no more, if there were more. A message that there is no
+    /// room for is taken from the iterator and not sent: with one that remembers, go on from there.
     pub fn send_batch<'a>(
         &mut self,
         lane: Lane,
@@ -182,6 +211,70 @@ impl Sender {
         (sent, result)
     }
 
+    /// As [`Self::send_batch`] for bodies of one length under one header: as fast as the memory is.
+    /// A body is taken from `bodies` only if there is room for it.
+    #[inline(always)]
+    pub(crate) fn send_equal<B: AsBody>(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        bodies: impl IntoIterator<Item = B>,
+    ) -> (usize, Result<(), SendError>) {
+        let mut bodies = bodies.into_iter();
+        let mut sent = 0;
+        let result = loop {
+            let outgoing = &mut self.lanes[lane];
+            let inline = slot::is_inline(outgoing.segment.geometry, &header, B::LEN);
+            let limit = if inline { outgoing.limit } else { 0 };
+            let ended = {
+                // In a register until it is dropped: each store to another line than the slot's
+                // costs a message about as much as the slot itself.
+                let mut next = Progress::of(&mut outgoing.next);
+                loop {
+                    if next.now >= limit {
+                        break false;
+                    }
+                    let Some(body) = bodies.next() else {
+                        break true;
+                    };
+                    let bytes = body.as_body();
+                    slot::fill(&outgoing.segment, next.now, header, Payload::Body, bytes);
+                    next.now += 1;
+                    sent += 1;
+                }
+            };
+            if ended {
+                break Ok(());
+            }
+            if let Err(error) = self.prepare(lane, header, B::LEN) {
+                break Err(error);
+            }
+            if !inline {
+                let Some(body) = bodies.next() else {
+                    break Ok(());
+                };
+                if let Err(error) = self.publish(lane, header, Payload::Body, body.as_body()) {
+                    break Err(error);
+                }
+                sent += 1;
+            }
+        };
+        self.flush();
+        (sent, result)
+    }
+
+    /// Looks at everything that has to be looked at before a body of this length can be sent.
+    #[cold]
+    fn prepare(&mut self, lane: Lane, header: Header, len: usize) -> Result<(), SendError> {
+        self.settle(lane)?;
+        let room = self.find_room(lane, Some(&header), len).map(|_| ());
+        if let Err(SendError::Full { .. }) = room {
+            // What makes room may be asleep on lazy messages before this one.
+            self.flush();
+        }
+        room
+    }
+
     /// What [`Self::try_send_lazy`] does when something has to be looked at first: a bound that is
     /// reached, a body for the arena, the first message, a swap, a fault.
     #[cold]
@@ -189,19 +282,21 @@ impl Sender {
         &mut self,
         lane: Lane,
         header: Header,
+        payload: Payload,
         body: &[u8],
     ) -> Result<Sequence, SendError> {
+        self.prepare(lane, header, body.len())?;
+        self.publish(lane, header, payload, body)
+    }
+
+    /// Before anything but a replay: what the peer acknowledged to our predecessor is over.
+    pub(crate) fn settle(&mut self, lane: Lane) -> Result<(), PeerFault> {
         self.follow()?;
         if !self.lanes[lane].settled {
             self.lanes[lane].settled = true;
             self.read_done(lane)?;
         }
-        let sent = self.publish(lane, header, body);
-        if let Err(SendError::Full { .. }) = sent {
-            // What makes room may be asleep on lazy messages before this one.
-            self.flush();
-        }
-        sent
+        Ok(())
     }
 
     /// Publishes a message that a predecessor had sent already, under its old sequence.
@@ -225,7 +320,7 @@ impl Sender {
                 next,
             });
         }
-        self.publish(lane, header, body)?;
+        self.publish(lane, header, Payload::Body, body)?;
         self.flush();
         Ok(())
     }
@@ -296,23 +391,31 @@ impl Sender {
                 let (index, start, _) = outgoing.starts.find(sequence);
                 let segment = own.segment(lane, index, start).as_peer();
                 let mut copy = Vec::new();
-                let (header, body) = slot::read(&segment, own.memory.bytes(), sequence)?;
+                let (header, _, body) = slot::read(&segment, own.memory.bytes(), sequence)?;
                 body.fill(&mut copy);
                 Ok((Sequence::new(sequence), header, copy))
             })
             .collect()
     }
 
-    fn publish(&mut self, lane: Lane, header: Header, body: &[u8]) -> Result<Sequence, SendError> {
+    fn publish(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        payload: Payload,
+        body: &[u8],
+    ) -> Result<Sequence, SendError> {
         let place = self.find_room(lane, Some(&header), body.len())?;
         let outgoing = &mut self.lanes[lane];
         let sequence = outgoing.next;
         match place {
-            None => slot::fill(&outgoing.segment, sequence, header, body),
+            None => slot::fill(&outgoing.segment, sequence, header, payload, body),
             Some(place) => {
-                let memory = &self.shared.own.memory;
+                let segment = &outgoing.segment;
                 let offset = place.offset;
-                slot::fill_arena(memory, &outgoing.segment, sequence, header, body, offset);
+                let at = segment.arena_at() + offset as usize;
+                self.shared.own.memory.copy_in(at, body);
+                slot::fill_by_offset(segment, sequence, header, payload, body.len(), offset);
                 outgoing.arena.commit(sequence, place);
             }
         }
@@ -322,7 +425,7 @@ impl Sender {
 
     /// A free slot, and a place in the arena if the body needs one. Without a header: for the
     /// smallest room that a body of this length may need.
-    fn find_room(
+    pub(crate) fn find_room(
         &mut self,
         lane: Lane,
         header: Option<&Header>,
@@ -405,6 +508,34 @@ impl Sender {
                 .iter_mut()
                 .for_each(|(_, outgoing)| outgoing.limit = outgoing.next);
         }
+    }
+}
+
+/// A body of a length that its type has.
+pub(crate) trait AsBody {
+    /// In bytes.
+    const LEN: usize;
+    /// The bytes, [`Self::LEN`] of them.
+    fn as_body(&self) -> &[u8];
+}
+
+/// A counter that is written back when this is dropped, whatever the code in between does.
+struct Progress<'a> {
+    now: u64,
+    home: &'a mut u64,
+}
+
+impl<'a> Progress<'a> {
+    #[inline(always)]
+    fn of(home: &'a mut u64) -> Self {
+        Self { now: *home, home }
+    }
+}
+
+impl Drop for Progress<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        *self.home = self.now;
     }
 }
 

@@ -8,7 +8,7 @@ use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, Sequence, TypeIndex};
 
 use crate::error::PeerFault;
 use crate::layout::{BODY_WORD, Geometry, META_WORD};
-use crate::raw::{OwnMemory, PeerBytes};
+use crate::raw::PeerBytes;
 use crate::segment::{OwnSegment, PeerSegment};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -27,6 +27,17 @@ pub struct Header {
 
 const HAS_DESCRIPTORS: u8 = 1;
 const HAS_CORRELATION: u8 = 2;
+const BY_REFERENCE: u8 = 4;
+const KNOWN_FLAGS: u8 = HAS_DESCRIPTORS | HAS_CORRELATION | BY_REFERENCE;
+
+/// Whether a message's body is the payload, or says where the payload lies.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Payload {
+    /// The body is the payload.
+    Body,
+    /// The body names memory that the receiver can read: what it means is not for the queue to know.
+    Reference,
+}
 
 /// Type, kind, flags and length, as they lie in the slot's second word.
 #[derive(Clone, Copy)]
@@ -106,7 +117,21 @@ pub(crate) enum Body<'a> {
     },
 }
 
-impl Body<'_> {
+impl<'a> Body<'a> {
+    /// Its whole words, unless the peer put it where words do not begin.
+    #[inline]
+    pub(crate) fn words(&self) -> Option<&'a [AtomicU64]> {
+        match *self {
+            Self::Inline {
+                segment,
+                sequence,
+                first_word,
+                len,
+            } => Some(&segment.ring.slot(sequence).words(first_word)[..len / 8]),
+            Self::Arena { bytes, at, len } => bytes.words(at, len),
+        }
+    }
+
     #[inline]
     pub(crate) fn len(&self) -> usize {
         match *self {
@@ -126,6 +151,26 @@ impl Body<'_> {
                 ..
             } => segment.ring.slot(sequence).copy_to(first_word, to),
             Self::Arena { bytes, at, .. } => bytes.copy_to(at, to),
+        }
+    }
+
+    /// Copies `to.len()` bytes from `offset` on, which lie in the body.
+    #[inline]
+    pub(crate) fn copy_part(&self, offset: usize, to: &mut [u8]) {
+        debug_assert!(offset + to.len() <= self.len(), "the caller has compared");
+        match *self {
+            Self::Inline {
+                segment,
+                sequence,
+                first_word,
+                ..
+            } => {
+                let slot = segment.ring.slot(sequence);
+                for (at, byte) in (offset..).zip(to) {
+                    *byte = slot.word(first_word + at / 8).to_ne_bytes()[at % 8];
+                }
+            }
+            Self::Arena { bytes, at, .. } => bytes.copy_to(at + offset, to),
         }
     }
 
@@ -150,17 +195,17 @@ impl Body<'_> {
 
 /// Reads the header of a slot that [`look`] found filled, and finds its body. Everything that was
 /// checked is checked on copies.
-#[inline]
+#[inline(always)]
 pub(crate) fn read<'a>(
     segment: &'a PeerSegment,
     bytes: PeerBytes<'a>,
     sequence: u64,
-) -> Result<(Header, Body<'a>), PeerFault> {
+) -> Result<(Header, Payload, Body<'a>), PeerFault> {
     let slot = segment.ring.slot(sequence);
     let meta = Meta::unpack(slot.word(META_WORD));
     let (Some(kind), true) = (
         MessageKind::from_byte(meta.kind),
-        meta.flags & !(HAS_DESCRIPTORS | HAS_CORRELATION) == 0,
+        meta.flags & !KNOWN_FLAGS == 0,
     ) else {
         return Err(unknown(segment.lane, sequence, meta));
     };
@@ -186,7 +231,12 @@ pub(crate) fn read<'a>(
         correlation: Sequence::new(correlation),
         has_descriptors: meta.flags & HAS_DESCRIPTORS != 0,
     };
-    Ok((header, body))
+    let payload = if meta.flags & BY_REFERENCE != 0 {
+        Payload::Reference
+    } else {
+        Payload::Body
+    };
+    Ok((header, payload, body))
 }
 
 #[cold]
@@ -249,41 +299,64 @@ pub(crate) fn is_inline(geometry: Geometry, header: &Header, len: usize) -> bool
 /// If we die on any line before the last, the slot still carries its old sequence word, and the
 /// message does not exist.
 #[inline(always)]
-pub(crate) fn fill(segment: &OwnSegment, sequence: u64, header: Header, body: &[u8]) {
-    let slot = segment.ring.slot(sequence);
-    let first_word = write_header(slot, header, body.len());
-    write_words(&slot[first_word..], body);
-    publish(slot, sequence);
-}
-
-/// Fills the slot of `sequence` with a message whose body lies in the arena, at `offset`, which the
-/// caller has found free; and publishes it.
-pub(crate) fn fill_arena(
-    memory: &OwnMemory,
+pub(crate) fn fill(
     segment: &OwnSegment,
     sequence: u64,
     header: Header,
+    payload: Payload,
     body: &[u8],
+) {
+    let slot = segment.ring.slot(sequence);
+    write_words(&slot[body_word(&header)..], body);
+    write_header(slot, header, payload, body.len());
+    publish(slot, sequence);
+}
+
+/// Fills the slot of `sequence` with a message whose body lies in the arena already, at `offset`; and
+/// publishes it.
+pub(crate) fn fill_by_offset(
+    segment: &OwnSegment,
+    sequence: u64,
+    header: Header,
+    payload: Payload,
+    len: usize,
     offset: u64,
 ) {
-    let arena_at = segment.geometry.arena_at(segment.lane, segment.index);
-    memory.copy_in(arena_at + offset as usize, body);
     let slot = segment.ring.slot(sequence);
-    let first_word = write_header(slot, header, body.len());
+    let first_word = write_header(slot, header, payload, len);
     // ORDER(filled): Relaxed; the Release in `publish` publishes it.
     slot[first_word].store(offset, Ordering::Relaxed);
     publish(slot, sequence);
 }
 
+/// Publishes a message that [`is_inline`] and whose body stands in its slot already.
+pub(crate) fn fill_header(
+    segment: &OwnSegment,
+    sequence: u64,
+    header: Header,
+    payload: Payload,
+    len: usize,
+) {
+    let slot = segment.ring.slot(sequence);
+    write_header(slot, header, payload, len);
+    publish(slot, sequence);
+}
+
+/// The word of a slot at which the body begins.
+pub(crate) fn body_word(header: &Header) -> usize {
+    BODY_WORD + usize::from(header.correlation != Sequence::ZERO)
+}
+
 /// Returns the word at which the body begins.
 #[inline(always)]
-fn write_header(slot: &[AtomicU64], header: Header, len: usize) -> usize {
+fn write_header(slot: &[AtomicU64], header: Header, payload: Payload, len: usize) -> usize {
     let correlated = header.correlation != Sequence::ZERO;
     let meta = Meta {
         type_index: header.type_index.get(),
         kind: header.kind.to_byte(),
         flags: (u8::from(header.has_descriptors) * HAS_DESCRIPTORS)
-            | (u8::from(correlated) * HAS_CORRELATION),
+            | (u8::from(correlated) * HAS_CORRELATION)
+            | (u8::from(payload == Payload::Reference) * BY_REFERENCE),
         len_bytes: len as u32,
     };
     debug_assert!(len <= MAX_BODY_BYTES, "checked by the caller");
@@ -300,15 +373,17 @@ fn write_header(slot: &[AtomicU64], header: Header, len: usize) -> usize {
 fn write_words(words: &[AtomicU64], body: &[u8]) {
     let (whole, rest) = body.as_chunks::<8>();
     let (words, after) = words.split_at(whole.len());
-    for (word, bytes) in words.iter().zip(whole) {
-        // ORDER(filled): Relaxed; the Release in `publish` publishes it.
-        word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
-    }
     if !rest.is_empty() {
         let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
         // ORDER(filled): Relaxed, as above.
         after[0].store(u64::from_ne_bytes(last), Ordering::Relaxed);
+    }
+    // From the back, so that the line of the sequence word, at which the receiver looks again and
+    // again, is written last and in one go.
+    for (word, bytes) in words.iter().zip(whole).rev() {
+        // ORDER(filled): Relaxed; the Release in `publish` publishes it.
+        word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
     }
 }
 

@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::error::{PeerFault, SendError};
 use crate::receiver::{Received, Receiver};
-use crate::sender::Sender;
+use crate::sender::{AsBody, Sender};
 use crate::slot::Header;
 
 /// A type whose bytes are its value. Implemented for all that zerocopy finds fit.
@@ -36,6 +36,34 @@ impl Sender {
     ) -> Result<Sequence, SendError> {
         self.try_send(lane, header, value.as_bytes())
     }
+
+    /// Sends plain values in a row under one header, and looks once at the end whether the peer
+    /// sleeps.
+    ///
+    /// Returns how many were sent, and why no more, if there were more. A value is taken from the
+    /// iterator only if there is room for it, so nothing is lost with [`SendError::Full`]: call it
+    /// again with the same iterator (`&mut values`).
+    #[inline(always)]
+    pub fn send_values<T: Plain>(
+        &mut self,
+        lane: Lane,
+        header: Header,
+        values: impl IntoIterator<Item = T>,
+    ) -> (usize, Result<(), SendError>) {
+        self.send_equal(lane, header, values.into_iter().map(Value))
+    }
+}
+
+/// A plain value on its way.
+struct Value<T>(T);
+
+impl<T: Plain> AsBody for Value<T> {
+    const LEN: usize = size_of::<T>();
+
+    #[inline(always)]
+    fn as_body(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 impl Receiver {
@@ -52,7 +80,7 @@ impl Receiver {
             return Ok(None);
         };
         let mut value = T::new_zeroed();
-        let received = self.take(lane, |sequence, body| {
+        let received = self.take(lane, |sequence, _, body| {
             let bytes = value.as_mut_bytes();
             if body.len() != bytes.len() {
                 return Err(PeerFault::WrongLength {

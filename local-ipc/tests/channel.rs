@@ -36,7 +36,8 @@ fn a_message_arrives_as_it_was_sent() {
             Received {
                 lane: Lane::HIGH,
                 sequence,
-                header
+                header,
+                payload: Payload::Body,
             }
         );
         assert!(body == sent, "body of {len} bytes");

@@ -274,3 +274,58 @@ fn a_plain_value_comes_out_as_it_went_in_and_nothing_else_for_it() {
     let (_, right) = b.receiver.try_receive_value::<u32>().unwrap().unwrap();
     assert_eq!(right, 7, "what was refused was not taken");
 }
+
+#[test]
+fn values_in_a_row_stop_at_a_full_lane_without_losing_one() {
+    let (mut a, mut b) = channel(GROWING);
+    let mut values = (0..100u64).map(|n| [n, n, n]);
+    let (sent, result) = a.sender.send_values(LANE, tell(), &mut values);
+    assert_eq!((sent, result), (28, Err(SendError::Full { lane: LANE })));
+    let mut received = 0;
+    while received < 100 {
+        match b.receiver.try_receive_value::<[u64; 3]>().unwrap() {
+            Some((got, value)) => {
+                assert_eq!((got.sequence.get(), value), (received, [received; 3]));
+                received += 1;
+                b.receiver.finish(LANE, got.sequence.next());
+            }
+            None => {
+                let (_, result) = a.sender.send_values(LANE, tell(), &mut values);
+                assert!(matches!(result, Ok(()) | Err(SendError::Full { .. })));
+            }
+        }
+    }
+    assert_eq!(a.sender.next(LANE), Sequence::new(100));
+}
+
+#[test]
+fn an_iterator_that_panics_leaves_what_it_gave_before() {
+    let (mut a, mut b) = channel(GROWING);
+    a.sender.try_send_value(LANE, tell(), &0u64).unwrap();
+    let values = (1..5u64).map(|n| if n == 3 { panic!("as asked") } else { n });
+    let batch = std::panic::AssertUnwindSafe(|| a.sender.send_values(LANE, tell(), values));
+    assert!(std::panic::catch_unwind(batch).is_err());
+    a.sender.try_send_value(LANE, tell(), &9u64).unwrap();
+    for expected in [0, 1, 2, 9] {
+        let (_, value) = b.receiver.try_receive_value::<u64>().unwrap().unwrap();
+        assert_eq!(value, expected);
+    }
+}
+
+#[test]
+fn values_too_large_for_a_slot_go_in_a_row_too() {
+    let (mut a, mut b) = channel(Geometry {
+        slot_bytes: 64,
+        ..GROWING
+    });
+    let values = (0..3u64).map(|n| [n; 16]);
+    assert_eq!(a.sender.send_values(LANE, tell(), values), (3, Ok(())));
+    for n in 0..3 {
+        let (_, value) = b
+            .receiver
+            .try_receive_value::<[u64; 16]>()
+            .unwrap()
+            .unwrap();
+        assert_eq!(value, [n; 16]);
+    }
+}

@@ -308,7 +308,7 @@ impl<K> Engine<K> {
             self.turns.join(ready, index);
             return None;
         }
-        let taken = member.receiver.take(ready, |_, bytes| {
+        let taken = member.receiver.take(ready, |_, _, bytes| {
             bytes.fill(body);
             Ok(())
         });

@@ -17,6 +17,7 @@ mod control;
 mod demo;
 mod error;
 mod layout;
+mod numa;
 mod output;
 mod show;
 mod suggest;
@@ -217,6 +218,7 @@ fn dispatch(roles: &dyn Roles, cli: Cli) -> Result<Output, CliError> {
             CaCommand::Node(args) => roles.ca_node(args),
         },
         Command::Kernel(args) => control::kernel_command(&args.command, global),
+        Command::Numa => numa::numa(global),
         Command::Completions { shell } => completions(shell),
         Command::DemoClient(args) => demo::run_client(&args, global).map(|()| silent()),
         Command::DemoJanitor(args) => {

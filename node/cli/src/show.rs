@@ -358,7 +358,7 @@ fn path(path: Path) -> &'static str {
 }
 
 /// Bytes with a unit, for people.
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64;
     let mut unit = 0;

@@ -11,9 +11,9 @@ use weft_tests::Cluster;
 use weft_types::NodeName;
 
 use crate::Outcome;
-use crate::machine::{self, Cores};
 use crate::measure::{Sample, Watched, round_trips, windowed};
 use crate::role::{Part, Shape};
+use weft_bench::machine::{self, Cores};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

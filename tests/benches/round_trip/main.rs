@@ -28,7 +28,6 @@
 //! Not here: memory, many clients, moves (the demo tells of those).
 
 mod fabric;
-mod machine;
 mod measure;
 mod plan;
 mod quic;

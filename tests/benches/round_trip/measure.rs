@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
-use crate::machine::median;
+use weft_bench::machine::median;
 
 /// How long a run warms up: caches, branch predictors, the window of a connection.
 const WARM_UP: Duration = Duration::from_millis(30);

@@ -7,9 +7,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::machine::{Cores, Machine, is_usual, median};
 use crate::measure::{Sample, Work};
 use crate::plan::{Group, SIZES, Waiting};
+use weft_bench::machine::{Cores, Machine, is_usual, median};
 
 /// More sleeps a message than this, and a row that should be awake is not.
 const AWAKE_SLEEPS: f64 = 0.02;

@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use crate::measure::{Extent, Sample, Watched};
-use crate::{Outcome, fabric, machine, quic, ring, slot, unix};
+use weft_bench::machine;
+
+use crate::{Outcome, fabric, quic, ring, slot, unix};
 
 /// Carries a [`Part`] as JSON.
 pub(crate) const PART: &str = "WEFT_BENCH_PART";

@@ -12,12 +12,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use weft_local_ipc::SideSocket;
 
 use crate::fabric::Fabric;
-use crate::machine::{Cores, Machine, probe};
 use crate::measure::{Extent, Sample, Watched};
 use crate::plan::{Contender, Group, SIZES, groups};
 use crate::report::{Report, Run};
 use crate::role::{PART, Part, Side, Transport};
 use crate::{Outcome, quic, slot, table};
+use weft_bench::machine::{Cores, Machine, probe};
 
 /// What the processes of a run may take beyond the time that they measure.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::machine::median;
 use crate::measure::Work;
 use crate::plan::{Group, SIZES};
 use crate::report::{Figures, Report};
 use crate::role::Shape;
+use weft_bench::machine::median;
 
 /// Others may have the cores for this share of the time before a run is called disturbed.
 const QUIET_SHARE: f64 = 0.02;

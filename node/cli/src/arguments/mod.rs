@@ -177,6 +177,15 @@ pub enum Command {
     /// Sends the daemon of any node one message of the contract node.control, from the local node
     /// (--data). The other commands are made of these; here each is by itself.
     Kernel(KernelArgs),
+    /// Show the NUMA nodes of this machine, and whether memory can be placed on them
+    ///
+    /// Shows which processors and which memory belong together, how far the nodes are from each
+    /// other, and how fast their memory is where the firmware says so. Then makes a small region for
+    /// each way to place one (at home, on each node), and says whether its pages lie there; if not,
+    /// why. With --data also where the memory lies that the domains of that node have mapped. Needs
+    /// no node otherwise.
+    #[command(after_help = "Examples:\n  weft numa\n  weft numa --json\n  weft numa --data n1")]
+    Numa,
     /// Print a completion script for a shell
     #[command(
         after_help = "Example:\n  weft completions bash > /etc/bash_completion.d/weft\n  weft completions fish | source"

@@ -22,34 +22,34 @@ const SAME_PLACEMENT: f64 = 1.5;
 
 /// The cores of the two sides.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
-pub(crate) struct Cores {
+pub struct Cores {
     /// Where the asking side runs, with its node.
-    pub(crate) ask: usize,
+    pub ask: usize,
     /// Where the answering side runs, with its node.
-    pub(crate) answer: usize,
+    pub answer: usize,
 }
 
 impl Cores {
     /// The first two that this process may use.
-    pub(crate) fn find() -> Outcome<Self> {
+    pub fn find() -> Outcome<Self> {
         let allowed = sched_getaffinity(None)?;
         let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
         match (cores.next(), cores.next()) {
             (Some(ask), Some(answer)) => Ok(Self { ask, answer }),
-            _ => {
-                Err("two cores are needed: a receiver that spins must not take the sender's".into())
-            }
+            _ => anyhow::bail!(
+                "two cores are needed: a receiver that spins must not take the sender's"
+            ),
         }
     }
 }
 
 /// Keeps the calling thread on a core.
-pub(crate) fn pin(core: usize) -> Outcome {
+pub fn pin(core: usize) -> Outcome {
     Ok(pin_thread(None, core)?)
 }
 
 /// Keeps all threads of another process on a core. Threads that it starts later follow.
-pub(crate) fn pin_process(pid: u32, core: usize) -> Outcome {
+pub fn pin_process(pid: u32, core: usize) -> Outcome {
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let thread: i32 = thread?.file_name().to_string_lossy().parse()?;
         match pin_thread(Pid::from_raw(thread), core) {
@@ -68,7 +68,7 @@ fn pin_thread(thread: Option<Pid>, core: usize) -> Result<(), Errno> {
 }
 
 /// Whether the cores lay to each other as they mostly do: `usual` is the bare line's round trip then.
-pub(crate) fn is_usual(line_nanos: f64, usual: f64) -> bool {
+pub fn is_usual(line_nanos: f64, usual: f64) -> bool {
     (usual / SAME_PLACEMENT..usual * SAME_PLACEMENT).contains(&line_nanos)
 }
 
@@ -79,11 +79,11 @@ struct Line(AtomicU64);
 
 /// The round trip of a bare cache line between the two cores, in nanoseconds. Between two threads:
 /// the cores do not know whose pages they share.
-pub(crate) fn probe(cores: Cores) -> Outcome<f64> {
+pub fn probe(cores: Cores) -> Outcome<f64> {
     let (there, back, over) = (Line::default(), Line::default(), AtomicBool::new(false));
     let times = std::thread::scope(|scope| {
-        let echo = scope.spawn(|| -> Result<(), String> {
-            pin(cores.answer).map_err(|error| error.to_string())?;
+        let echo = scope.spawn(|| -> Outcome {
+            pin(cores.answer)?;
             let mut seen = 0;
             while !over.load(Ordering::Relaxed) {
                 let now = there.0.load(Ordering::Acquire);
@@ -94,8 +94,8 @@ pub(crate) fn probe(cores: Cores) -> Outcome<f64> {
             }
             Ok(())
         });
-        let ask = scope.spawn(|| -> Result<Vec<f64>, String> {
-            pin(cores.ask).map_err(|error| error.to_string())?;
+        let ask = scope.spawn(|| -> Outcome<Vec<f64>> {
+            pin(cores.ask)?;
             let mut next = 0;
             let mut batch = || {
                 let begin = Instant::now();
@@ -104,7 +104,7 @@ pub(crate) fn probe(cores: Cores) -> Outcome<f64> {
                     there.0.store(next, Ordering::Release);
                     while back.0.load(Ordering::Acquire) != next {
                         if begin.elapsed() > Duration::from_secs(2) {
-                            return Err("the other core does not answer".to_owned());
+                            anyhow::bail!("the other core does not answer");
                         }
                     }
                 }
@@ -114,16 +114,19 @@ pub(crate) fn probe(cores: Cores) -> Outcome<f64> {
             over.store(true, Ordering::Relaxed);
             times
         });
-        let times = ask.join().map_err(|_| "the probe panicked".to_owned())?;
+        let times = ask
+            .join()
+            .map_err(|_| anyhow::anyhow!("the probe panicked"))?;
         over.store(true, Ordering::Relaxed);
-        echo.join().map_err(|_| "the probe panicked".to_owned())??;
+        echo.join()
+            .map_err(|_| anyhow::anyhow!("the probe panicked"))??;
         times
     })?;
     Ok(median(times))
 }
 
 /// The middle of some numbers; 0 if there are none.
-pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
+pub fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     let middle = numbers.len() / 2;
     match numbers.len() {
@@ -135,7 +138,7 @@ pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
 
 /// What a reader has to know of the machine.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Machine {
+pub struct Machine {
     processor: String,
     cores: usize,
     kernel: String,
@@ -144,7 +147,9 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn look() -> Self {
+    /// What this machine says of itself.
+    #[must_use]
+    pub fn look() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let info = read("/proc/cpuinfo");
         let name = info
@@ -162,7 +167,9 @@ impl Machine {
         }
     }
 
-    pub(crate) fn words(&self) -> String {
+    /// In one line.
+    #[must_use]
+    pub fn words(&self) -> String {
         let Self {
             processor,
             cores,

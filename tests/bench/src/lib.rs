@@ -1,0 +1,27 @@
+//! How fast is it, and beside what?
+//!
+//! memory could at best reach, and rivals, in one run. `weft-bench contender` measures one cell of
+//! it for somebody else's harness. What keeps the rows comparable:
+//!
+//! - The two sides are processes of their own, pinned to a core each, and start together.
+//! - A sender stores one word in every cache line of the payload and a receiver loads one, whether
+//!   the transport copies or not.
+//! - Throughput counts from the first message received until the first sender has stopped.
+//! - The host of a virtual machine moves its cores, which changes every spinning row up to five times
+//!   over: a bare cache line is sent to and fro before and after each run, and a run whose probes
+//!   differ does not count.
+//! - A receiver that looks and one that has to be woken are never in one row.
+//! - The rounds go through all rows in turn, so that the runs of a cell lie minutes apart.
+//!
+//! Not here: what lies between two machines.
+
+pub mod cell;
+pub mod local;
+pub mod machine;
+pub mod part;
+pub mod process;
+mod transport;
+mod wire;
+
+/// What can go wrong here ends the run, so nobody has to tell errors apart.
+pub type Outcome<T = ()> = anyhow::Result<T>;

@@ -1,0 +1,270 @@
+//! The floor: what shared memory can do when nothing is checked, nobody sleeps without being asked to,
+//! and each side may write all of it.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, bail};
+use rustix::thread::futex;
+use weft_local_ipc::SharedWords;
+
+use super::Side;
+use crate::Outcome;
+use crate::cell::{Cell, Transport};
+use crate::part::{Role, Stage};
+use crate::wire::Wire;
+
+/// Slots of a bare ring, as many as one of Weft's has.
+const SLOTS: u64 = 512;
+/// Words of a ring's control part: the receiver's cursor, on a pair of lines of its own.
+const CONTROL: usize = 32;
+/// Messages between two stores of the cursor.
+const BATCH: u64 = 64;
+/// Looks between two questions whether the other side still lives.
+const LOOKS: u32 = 1 << 28;
+
+/// Words of one direction.
+fn direction_words(cell: &Cell) -> usize {
+    let payload = cell.size.div_ceil(8);
+    match cell.transport {
+        Transport::Ring64 => CONTROL + 8 * SLOTS as usize,
+        Transport::Ring128 => CONTROL + 16 * SLOTS as usize,
+        Transport::RingPage => CONTROL + 528 * SLOTS as usize,
+        // A flag, then the payload; the next direction begins on another pair of lines.
+        _ => (1 + payload).next_multiple_of(16) + CONTROL,
+    }
+}
+
+pub(super) fn line(cell: &Cell) -> Outcome<(Side, Side)> {
+    let words = SharedWords::create(2 * direction_words(cell))?;
+    Ok((vec![words.try_clone()?], vec![words]))
+}
+
+fn map(mut side: Vec<OwnedFd>) -> Outcome<SharedWords> {
+    Ok(SharedWords::map(&side.pop().context("a line has memory")?)?)
+}
+
+/// Where our direction and the other side's begin.
+fn directions(stage: &Stage<'_>) -> (usize, usize) {
+    let far = direction_words(&stage.part.cell);
+    match stage.part.role {
+        Role::Ask | Role::Source => (0, far),
+        Role::Echo | Role::Sink => (far, 0),
+    }
+}
+
+/// One slot each way.
+struct Slot {
+    words: SharedWords,
+    out: usize,
+    inward: usize,
+    payload: usize,
+    sent: u64,
+    received: u64,
+    sleeps: bool,
+}
+
+impl Slot {
+    fn wires(stage: &mut Stage<'_>, sleeps: bool) -> Outcome<Vec<Self>> {
+        let (out, inward) = directions(stage);
+        let payload = stage.part.cell.size.div_ceil(8);
+        let lines = std::mem::take(&mut stage.lines);
+        let open = |line| {
+            Ok(Self {
+                words: map(line)?,
+                out,
+                inward,
+                payload,
+                sent: 0,
+                received: 0,
+                sleeps,
+            })
+        };
+        lines.into_iter().map(open).collect()
+    }
+
+    /// The words of the payload that are stored and loaded: one in each line, after the flag's.
+    fn lines(&self, direction: usize) -> impl Iterator<Item = &AtomicU64> {
+        let payload = &self.words[direction + 1..direction + 1 + self.payload];
+        payload.iter().skip(7).step_by(8)
+    }
+}
+
+impl Wire for Slot {
+    #[inline]
+    fn send(&mut self, first: u64) -> Outcome {
+        for word in self.lines(self.out) {
+            word.store(first, Ordering::Relaxed);
+        }
+        self.words[self.out + 1].store(first, Ordering::Relaxed);
+        self.sent += 1;
+        self.words[self.out].store(self.sent, Ordering::Release);
+        if self.sleeps {
+            let flag = self.words.word32(self.out);
+            // It has no other error than a bad address.
+            let _ = futex::wake(flag, futex::Flags::empty(), 1);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn poll(&mut self) -> Outcome<Option<u64>> {
+        if self.words[self.inward].load(Ordering::Acquire) == self.received {
+            return Ok(None);
+        }
+        self.received += 1;
+        let sum = self
+            .lines(self.inward)
+            .fold(0, |sum, word| sum ^ word.load(Ordering::Relaxed));
+        std::hint::black_box(sum);
+        Ok(Some(self.words[self.inward + 1].load(Ordering::Relaxed)))
+    }
+
+    fn wait(&mut self) -> Outcome {
+        if self.sleeps {
+            let flag = self.words.word32(self.inward);
+            // The low half of the count, which is what the word holds.
+            let seen = self.received as u32;
+            // Woken, changed already, interrupted: it is polled again.
+            let _ = futex::wait(flag, futex::Flags::empty(), seen, None);
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn play_slot(mut stage: Stage<'_>) -> Outcome {
+    let wires = Slot::wires(&mut stage, false)?;
+    stage.play(wires)
+}
+
+pub(super) fn play_futex(mut stage: Stage<'_>) -> Outcome {
+    let wires = Slot::wires(&mut stage, true)?;
+    stage.play(wires)
+}
+
+/// A ring of bare slots of `WORDS` words: sequence, a word that stands for a header, payload.
+struct Ring<const WORDS: usize> {
+    words: SharedWords,
+    out: usize,
+    inward: usize,
+    payload: usize,
+    sent: u64,
+    /// The receiver's cursor as last seen.
+    done: u64,
+    received: u64,
+    /// Our cursor as last stored.
+    told: u64,
+}
+
+impl<const WORDS: usize> Ring<WORDS> {
+    fn slot(&self, direction: usize, sequence: u64) -> &[AtomicU64; WORDS] {
+        let at = direction + CONTROL + (sequence % SLOTS) as usize * WORDS;
+        self.words[at..at + WORDS]
+            .as_array()
+            .expect("a slice of that length")
+    }
+
+    #[inline]
+    fn fill(&self, sequence: u64, first: u64) {
+        let slot = self.slot(self.out, sequence);
+        slot[1].store(first, Ordering::Relaxed);
+        for word in payload(slot, self.payload) {
+            word.store(first, Ordering::Relaxed);
+        }
+        slot[0].store(sequence + 1, Ordering::Release);
+    }
+
+    /// Waits until the slot of this sequence is free.
+    fn make_room(&mut self, sequence: u64) -> Outcome {
+        let mut looks = 0;
+        while sequence - self.done >= SLOTS {
+            self.done = self.words[self.inward].load(Ordering::Acquire);
+            looks += 1;
+            if looks == LOOKS {
+                bail!("the receiver does not go on");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The words of a payload that are stored and loaded: all where a copy would take them along, else one
+/// of each line.
+#[inline]
+fn payload(slot: &[AtomicU64], count: usize) -> impl Iterator<Item = &AtomicU64> {
+    let step = if count <= 14 { 1 } else { 8 };
+    slot[2..2 + count].iter().step_by(step)
+}
+
+impl<const WORDS: usize> Wire for Ring<WORDS> {
+    fn send(&mut self, first: u64) -> Outcome {
+        self.send_row(first, 1)
+    }
+
+    #[inline]
+    fn send_row(&mut self, first: u64, count: u64) -> Outcome {
+        let mut first = first;
+        let end = self.sent + count;
+        while self.sent < end {
+            self.make_room(self.sent)?;
+            // The index in a register.
+            let to = end.min(self.done + SLOTS);
+            let from = self.sent;
+            for sequence in from..to {
+                self.fill(sequence, first);
+                first = first.wrapping_add(1);
+            }
+            self.sent = to;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn poll(&mut self) -> Outcome<Option<u64>> {
+        let slot = self.slot(self.inward, self.received);
+        if slot[0].load(Ordering::Acquire) != self.received + 1 {
+            if self.told != self.received {
+                self.told = self.received;
+                self.words[self.out].store(self.told, Ordering::Release);
+            }
+            return Ok(None);
+        }
+        let sum =
+            payload(slot, self.payload).fold(0, |sum, word| sum ^ word.load(Ordering::Relaxed));
+        std::hint::black_box(sum);
+        let first = slot[1].load(Ordering::Relaxed);
+        self.received += 1;
+        if self.received - self.told == BATCH {
+            self.told = self.received;
+            self.words[self.out].store(self.told, Ordering::Release);
+        }
+        Ok(Some(first))
+    }
+
+    fn wait(&mut self) -> Outcome {
+        Ok(())
+    }
+}
+
+pub(super) fn play_ring<const WORDS: usize>(mut stage: Stage<'_>) -> Outcome {
+    let payload = stage.part.cell.size.div_ceil(8);
+    if payload > WORDS - 2 {
+        bail!("a slot holds {} bytes", 8 * (WORDS - 2));
+    }
+    let (out, inward) = directions(&stage);
+    let lines = std::mem::take(&mut stage.lines);
+    let open = |line| {
+        Ok(Ring::<WORDS> {
+            words: map(line)?,
+            out,
+            inward,
+            payload,
+            sent: 0,
+            done: 0,
+            received: 0,
+            told: 0,
+        })
+    };
+    let wires = lines.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
+    stage.play(wires)
+}

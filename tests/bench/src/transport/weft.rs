@@ -1,0 +1,254 @@
+//! Weft: a channel of `weft-local-ipc`, used as anybody would use it.
+//!
+//! Sizes that are whole words up to 512 bytes are plain values; others are written and read in place.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use weft_local_ipc::{
+    Geometry, Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Start,
+    View, connect,
+};
+use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, Sequence, TypeIndex};
+
+use super::Side;
+use crate::Outcome;
+use crate::cell::{Cell, Wait};
+use crate::part::Stage;
+use crate::wire::Wire;
+
+const LANE: Lane = Lane::NORMAL;
+const PATIENCE: Duration = Duration::from_secs(20);
+const HEADER: Header = Header {
+    kind: MessageKind::Tell,
+    type_index: TypeIndex::new(0),
+    correlation: Sequence::ZERO,
+    has_descriptors: false,
+};
+/// Looks for room between two questions whether it takes too long.
+const LOOKS: u32 = 1 << 20;
+
+/// The two ends of a channel's side socket.
+pub(super) fn line() -> Outcome<(Side, Side)> {
+    let (near, far) = SideSocket::pair()?;
+    Ok((vec![near.into()], vec![far.into()]))
+}
+
+pub(super) fn play(stage: Stage<'_>) -> Outcome {
+    macro_rules! sizes {
+        ($($words:literal)*) => {
+            match stage.part.cell.size {
+                $(size if size == 8 * $words => play_values::<$words>(stage),)*
+                _ => play_in_place(stage),
+            }
+        };
+    }
+    sizes!(1 2 3 4 6 8 10 12 13 14 16 24 32 48 64)
+}
+
+/// One end.
+struct Channel {
+    sender: Sender,
+    receiver: Receiver,
+    wait: Wait,
+    taken: Sequence,
+    /// Keeps the channel's hang-up from ringing.
+    _side: SideSocket,
+}
+
+impl Channel {
+    fn open(mut fds: Side, cell: &Cell) -> Outcome<Self> {
+        let side = SideSocket::from(fds.pop().context("a channel has a side socket")?);
+        let arena = (64 * cell.size)
+            .next_multiple_of(4096)
+            .clamp(256 << 10, 8 << 20);
+        let geometry = Geometry {
+            slot_bytes: if cell.size <= 48 { 64 } else { 128 },
+            arena_bytes: u32::try_from(arena)?,
+            ..Geometry::DEFAULT.fixed()
+        };
+        let own = OwnHalf::create(geometry, Start::default())?;
+        side.send(b"half", &[own.share()?.as_fd()])?;
+        let (_, halves) = side.receive(Some(PATIENCE))?.context("no half came")?;
+        let peer = PeerHalf::open(halves.into_iter().next().context("no half came")?)?;
+        let (sender, receiver, _) = connect(own, peer)?;
+        Ok(Self {
+            sender,
+            receiver,
+            wait: cell.wait,
+            taken: Sequence::ZERO,
+            _side: side,
+        })
+    }
+
+    /// Tries until there is room.
+    fn insist(&mut self, mut send: impl FnMut(&mut Sender) -> Result<(), SendError>) -> Outcome {
+        let mut looks = 0;
+        loop {
+            match send(&mut self.sender) {
+                Err(SendError::Full { .. }) => {
+                    looks += 1;
+                    if looks % LOOKS == 0 && self._side.hung_up() {
+                        bail!("the receiver is gone");
+                    }
+                }
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Outcome {
+        match self.wait {
+            Wait::Spin => {}
+            // A ring or a time-out: either way it is polled again.
+            Wait::Adaptive => {
+                let _ = self.receiver.wait(Some(PATIENCE));
+            }
+            Wait::Park => {
+                let at_once = Spin::lasting(Duration::ZERO);
+                let _ = self.receiver.wait_spinning(at_once, Some(PATIENCE));
+            }
+        }
+        Ok(())
+    }
+
+    fn done(&mut self) {
+        self.receiver.finish(LANE, self.taken);
+    }
+}
+
+/// Messages of so many words, as values.
+struct Values<const WORDS: usize>(Channel);
+
+fn value<const WORDS: usize>(first: u64) -> [u64; WORDS] {
+    [first; WORDS]
+}
+
+impl<const WORDS: usize> Wire for Values<WORDS> {
+    #[inline]
+    fn send(&mut self, first: u64) -> Outcome {
+        self.0.insist(|sender| {
+            sender
+                .try_send_value(LANE, HEADER, &value::<WORDS>(first))
+                .map(|_| ())
+        })
+    }
+
+    fn send_row(&mut self, first: u64, count: u64) -> Outcome {
+        if count == 1 {
+            return self.send(first);
+        }
+        let mut values = (first..first + count).map(value::<WORDS>);
+        self.0
+            .insist(|sender| sender.send_values(LANE, HEADER, &mut values).1)
+    }
+
+    #[inline]
+    fn poll(&mut self) -> Outcome<Option<u64>> {
+        let Some((received, value)) = self.0.receiver.try_receive_value::<[u64; WORDS]>()? else {
+            return Ok(None);
+        };
+        self.0.taken = received.sequence.next();
+        // One word of each line; the rest of the value need not be loaded.
+        let sum = value.iter().step_by(8).fold(0, |sum, word| sum ^ word);
+        std::hint::black_box(sum);
+        Ok(Some(value[0]))
+    }
+
+    fn wait(&mut self) -> Outcome {
+        self.0.wait()
+    }
+
+    fn done(&mut self) {
+        self.0.done();
+    }
+}
+
+fn play_values<const WORDS: usize>(mut stage: Stage<'_>) -> Outcome {
+    let lines = std::mem::take(&mut stage.lines);
+    let open = |fds| Channel::open(fds, &stage.part.cell).map(Values::<WORDS>);
+    let wires = lines.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
+    stage.play(wires)
+}
+
+/// Messages of any size, written and read where they lie.
+struct InPlace {
+    channel: Channel,
+    size: usize,
+}
+
+fn fill(bytes: &mut [u8], first: u64) {
+    let first = first.to_ne_bytes();
+    let (lines, rest) = bytes.as_chunks_mut::<64>();
+    for line in lines {
+        line[..8].copy_from_slice(&first);
+    }
+    if let Some(word) = rest.first_chunk_mut() {
+        *word = first;
+    }
+}
+
+fn look(view: View<'_>) -> Option<u64> {
+    let words = view.words()?;
+    let sum = words.iter().step_by(8).fold(0, |sum, word| sum ^ word);
+    std::hint::black_box(sum);
+    words.get(0)
+}
+
+impl Wire for InPlace {
+    fn send(&mut self, first: u64) -> Outcome {
+        let size = self.size;
+        self.channel.insist(|sender| {
+            sender
+                .try_send_in_place(LANE, HEADER, size, |bytes| fill(bytes, first))
+                .map(|_| ())
+        })
+    }
+
+    fn send_row(&mut self, first: u64, count: u64) -> Outcome {
+        let size = self.size;
+        for first in first..first + count {
+            self.channel.insist(|sender| {
+                sender
+                    .try_send_in_place_lazy(LANE, HEADER, size, |bytes| fill(bytes, first))
+                    .map(|_| ())
+            })?;
+        }
+        self.channel.sender.flush();
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Outcome<Option<u64>> {
+        let received = self
+            .channel
+            .receiver
+            .try_receive_in_place(|_, view| look(view))?;
+        Ok(received.and_then(|(received, first)| {
+            self.channel.taken = received.sequence.next();
+            first
+        }))
+    }
+
+    fn wait(&mut self) -> Outcome {
+        self.channel.wait()
+    }
+
+    fn done(&mut self) {
+        self.channel.done();
+    }
+}
+
+fn play_in_place(mut stage: Stage<'_>) -> Outcome {
+    let size = stage.part.cell.size;
+    if !(8..=MAX_BODY_BYTES).contains(&size) {
+        bail!("a message has 8 to {MAX_BODY_BYTES} bytes, not {size}");
+    }
+    let lines = std::mem::take(&mut stage.lines);
+    let open = |fds| {
+        let channel = Channel::open(fds, &stage.part.cell)?;
+        Ok(InPlace { channel, size })
+    };
+    let wires = lines.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
+    stage.play(wires)
+}

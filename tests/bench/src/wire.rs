@@ -1,0 +1,209 @@
+//! What a transport has to do, and the loops that measure it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure};
+use hdrhistogram::Histogram;
+
+use crate::Outcome;
+use crate::cell::{Cell, Latency, Throughput};
+
+/// The first word of a sender's last message.
+pub(crate) const END: u64 = u64::MAX;
+
+/// How long a run warms up: caches, branch predictors, pages.
+const WARM_UP: Duration = Duration::from_millis(20);
+
+/// Messages between two reports to the transport that they are handled.
+const BATCH: u64 = 64;
+
+/// The same for payloads of a page and more, whose memory is worth more than the report.
+const LARGE_BATCH: u64 = 8;
+const LARGE_BYTES: usize = 4096;
+
+/// The same for round trips: nobody waits for room there. Large payloads are reported at once, so that
+/// the next one finds the same memory.
+const TRIPS_A_BATCH: u64 = 16;
+
+/// Rounds of a sender between two readings of the clock.
+const ROWS_A_READING: u64 = 16;
+
+/// One end of something that carries messages of one size.
+///
+/// `first` is a message's first word; a transport stores a word in each further line of the payload as
+/// well, and loads one of each.
+pub(crate) trait Wire {
+    /// Sends a message, however long it takes.
+    fn send(&mut self, first: u64) -> Outcome;
+
+    /// Sends messages in a row.
+    fn send_row(&mut self, first: u64, count: u64) -> Outcome {
+        (first..first + count).try_for_each(|first| self.send(first))
+    }
+
+    /// The next message's first word, if there is one now. Who blocks in a read always has one.
+    fn poll(&mut self) -> Outcome<Option<u64>>;
+
+    /// Called when `poll` had nothing: returns when it is worth to poll again.
+    fn wait(&mut self) -> Outcome;
+
+    /// All messages so far are handled.
+    fn done(&mut self) {}
+}
+
+/// Trips between two reports, for payloads of this size.
+fn trips_a_batch(size: usize) -> u64 {
+    if size < LARGE_BYTES { TRIPS_A_BATCH } else { 1 }
+}
+
+fn receive(wire: &mut impl Wire) -> Outcome<u64> {
+    loop {
+        if let Some(first) = wire.poll()? {
+            return Ok(first);
+        }
+        wire.wait()?;
+    }
+}
+
+/// Measures round trips.
+pub(crate) fn ask(wire: &mut impl Wire, cell: &Cell) -> Outcome<Latency> {
+    let pause = Duration::from_micros(cell.pause_micros);
+    let batch = trips_a_batch(cell.size);
+    let mut next = 0;
+    let mut trip = || -> Outcome {
+        next += 1;
+        wire.send(next)?;
+        let back = receive(wire)?;
+        ensure!(back == next, "{back} came back for {next}");
+        if next % batch == 0 {
+            wire.done();
+        }
+        Ok(())
+    };
+    let clock = clock_nanos();
+    let warm = Instant::now();
+    while warm.elapsed() < WARM_UP {
+        trip()?;
+    }
+    let mut times = Histogram::<u64>::new_with_max(60_000_000_000, 3)?;
+    let length = Duration::from_millis(cell.millis);
+    let begin = Instant::now();
+    let mut last = begin;
+    while last - begin < length || times.is_empty() {
+        while !pause.is_zero() && last.elapsed() < pause {
+            std::hint::spin_loop();
+        }
+        let start = if pause.is_zero() {
+            last
+        } else {
+            Instant::now()
+        };
+        trip()?;
+        last = Instant::now();
+        times.saturating_record(nanos(last - start).saturating_sub(clock));
+    }
+    wire.send(END)?;
+    Ok(Latency {
+        p50_ns: times.value_at_quantile(0.5),
+        p99_ns: times.value_at_quantile(0.99),
+        p999_ns: times.value_at_quantile(0.999),
+        mean_ns: times.mean(),
+        min_ns: times.min(),
+        n: times.len(),
+    })
+}
+
+/// Sends each message back.
+pub(crate) fn echo(wire: &mut impl Wire, cell: &Cell) -> Outcome {
+    let batch = trips_a_batch(cell.size);
+    loop {
+        let first = receive(wire)?;
+        if first == END {
+            return Ok(());
+        }
+        wire.send(first)?;
+        if first % batch == 0 {
+            wire.done();
+        }
+    }
+}
+
+/// Sends for as long as the cell says.
+pub(crate) fn source(wire: &mut impl Wire, cell: &Cell) -> Outcome {
+    let length = WARM_UP + Duration::from_millis(cell.millis);
+    let begin = Instant::now();
+    let mut next = 0;
+    while begin.elapsed() < length {
+        for _ in 0..ROWS_A_READING {
+            wire.send_row(next, cell.row)?;
+            next += cell.row;
+        }
+    }
+    wire.send(END)
+}
+
+/// Receives from all, in turn, and counts until the first sender has stopped.
+pub(crate) fn sink(wires: &mut [impl Wire], cell: &Cell) -> Outcome<Throughput> {
+    let most = if cell.size < LARGE_BYTES {
+        BATCH
+    } else {
+        LARGE_BATCH
+    };
+    let mut counted = Vec::from_iter(wires.iter().map(|_| 0u64));
+    let mut open = Vec::from_iter(wires.iter().map(|_| true));
+    let mut begin = None;
+    let mut figure = None;
+    while open.contains(&true) {
+        let mut idle = true;
+        for (index, wire) in wires.iter_mut().enumerate() {
+            if !open[index] {
+                continue;
+            }
+            let mut batch = 0;
+            while batch < most {
+                let Some(first) = wire.poll()? else {
+                    break;
+                };
+                if first == END {
+                    open[index] = false;
+                    let all: u64 = counted.iter().sum::<u64>() + batch;
+                    let begin: Instant = begin.ok_or_else(|| anyhow::anyhow!("nothing came"))?;
+                    figure.get_or_insert_with(|| (all, begin.elapsed()));
+                    break;
+                }
+                if first != counted[index] + batch {
+                    bail!("{first} came in the place of {}", counted[index] + batch);
+                }
+                batch += 1;
+            }
+            if batch > 0 {
+                wire.done();
+                counted[index] += batch;
+                idle = false;
+                begin.get_or_insert_with(Instant::now);
+            }
+        }
+        if idle && let [wire] = wires {
+            wire.wait()?;
+        }
+    }
+    let (n, time) = figure.ok_or_else(|| anyhow::anyhow!("no sender has ended"))?;
+    Ok(Throughput {
+        msgs_per_s: n as f64 / time.as_secs_f64(),
+        n,
+    })
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What one reading of the clock costs; each round trip contains one.
+fn clock_nanos() -> u64 {
+    const READINGS: u32 = 20_000;
+    let begin = Instant::now();
+    for _ in 0..READINGS {
+        std::hint::black_box(Instant::now());
+    }
+    nanos(begin.elapsed() / READINGS)
+}

@@ -1,0 +1,168 @@
+//! The program as a harness would use it: one JSON object for each cell.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn bench(words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weft-bench"))
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+fn figures(words: &[&str]) -> Value {
+    let output = bench(words);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {errors}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "one object: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn positive(figures: &Value, names: &[&str]) {
+    let object = figures.as_object().unwrap();
+    assert_eq!(object.len(), names.len(), "{figures}");
+    for name in names {
+        assert!(figures[name].as_f64().unwrap() > 0.0, "{name}: {figures}");
+    }
+}
+
+const LATENCY: [&str; 6] = ["p50_ns", "p99_ns", "p999_ns", "mean_ns", "min_ns", "n"];
+const THROUGHPUT: [&str; 2] = ["msgs_per_s", "n"];
+
+#[test]
+fn round_trips_of_all_sizes_and_ways_to_wait() {
+    for size in ["8", "9", "64", "100", "4096", "98304"] {
+        let words = ["contender", "lat", "--ms", "30", "--size", size];
+        positive(&figures(&words), &LATENCY);
+    }
+    for wait in ["spin", "adaptive", "park"] {
+        let words = ["contender", "lat", "--ms", "30", "--wait", wait];
+        let figures = figures(&words);
+        positive(&figures, &LATENCY);
+        assert!(figures["min_ns"].as_u64() <= figures["p50_ns"].as_u64());
+        assert!(figures["p50_ns"].as_u64() <= figures["p99_ns"].as_u64());
+    }
+}
+
+#[test]
+fn both_sides_may_share_a_core_if_they_sleep() {
+    let words = [
+        "contender",
+        "lat",
+        "--ms",
+        "30",
+        "--wait",
+        "park",
+        "--cores",
+        "0",
+    ];
+    positive(&figures(&words), &LATENCY);
+}
+
+#[test]
+fn one_way_by_one_sender_and_by_several() {
+    for wait in ["spin", "adaptive", "park"] {
+        for row in ["1", "32"] {
+            let words = [
+                "contender",
+                "tput",
+                "--ms",
+                "30",
+                "--wait",
+                wait,
+                "--row",
+                row,
+            ];
+            positive(&figures(&words), &THROUGHPUT);
+        }
+    }
+    let words = [
+        "contender",
+        "fanin",
+        "--ms",
+        "30",
+        "--senders",
+        "3",
+        "--size",
+        "32",
+    ];
+    positive(&figures(&words), &THROUGHPUT);
+}
+
+#[test]
+fn every_rival_and_every_floor_carries_messages() {
+    for transport in [
+        "slot",
+        "ring64",
+        "ring128",
+        "ring-page",
+        "futex",
+        "pipe",
+        "unix",
+        "crossbeam",
+        "iceoryx",
+        "iceoryx-event",
+        "iceoryx-request",
+    ] {
+        let words = [
+            "contender",
+            "lat",
+            "--ms",
+            "30",
+            "--size",
+            "32",
+            "--transport",
+            transport,
+        ];
+        positive(&figures(&words), &LATENCY);
+    }
+    for transport in [
+        "ring64",
+        "ring128",
+        "ring-page",
+        "pipe",
+        "unix",
+        "unix-batched",
+        "crossbeam",
+        "iceoryx",
+    ] {
+        let words = [
+            "contender",
+            "tput",
+            "--ms",
+            "30",
+            "--size",
+            "32",
+            "--transport",
+            transport,
+        ];
+        positive(&figures(&words), &THROUGHPUT);
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_said() {
+    for (words, says) in [
+        (&["contender", "lat", "--size", "4"][..], "at least 8 bytes"),
+        (
+            &["contender", "lat", "--size", "100000"],
+            "8 to 98304 bytes",
+        ),
+        (&["contender", "fanin", "--senders", "0"], "a sender"),
+        (&["contender", "tput", "--row", "0"], "at least a message"),
+        (&["contender", "lat", "--cores", "4000"], "weft-bench: "),
+        (
+            &["local", "--json", "/nowhere/x.json"],
+            "cannot write /nowhere/x.json",
+        ),
+    ] {
+        let output = bench(words);
+        assert!(!output.status.success(), "{words:?}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains(says), "{words:?}: {errors}");
+        assert!(output.stdout.is_empty(), "{words:?}");
+    }
+}
