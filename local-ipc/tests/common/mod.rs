@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(dead_code, reason = "each test crate uses its part")]
 
+pub(crate) mod other;
+
 use weft_local_ipc::*;
 use weft_types::{MessageKind, Sequence, TypeIndex};
 
