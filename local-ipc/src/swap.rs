@@ -126,6 +126,16 @@ impl Inbox {
         // ORDER(swap): Relaxed; the full fence in `Swapper::swap` follows.
         self.raised.store(1, Ordering::Relaxed);
     }
+
+    /// Leaves a successor in place of all others: of several only the last counts for a sender. One
+    /// that rests would otherwise keep the halves of the dead.
+    fn put_last(&self, peer: Arc<Peer>) {
+        let mut waiting = locked(&self.waiting);
+        waiting.peers.clear();
+        waiting.peers.push(peer);
+        // ORDER(swap): Relaxed; the full fence in `Swapper::swap` follows.
+        self.raised.store(1, Ordering::Relaxed);
+    }
 }
 
 /// No code panics while it holds one of these locks, so what they guard is always whole.
@@ -153,7 +163,7 @@ impl Swapper {
             // Held to the end, so that two swaps reach both inboxes in one order.
             let mut current = locked(&self.0.current);
             self.0.for_receiver.put(Arc::clone(&peer));
-            self.0.for_sender.put(Arc::clone(&peer));
+            self.0.for_sender.put_last(Arc::clone(&peer));
             std::mem::replace(&mut *current, peer)
         };
         // ORDER(swap): flag, full fence, bump; pairs with publish, full fence, look in `Sender`.
