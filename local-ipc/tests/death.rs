@@ -325,6 +325,29 @@ fn receivers_are_killed(kills: u64) {
 }
 
 #[test]
+fn a_sender_that_rests_keeps_no_dead_peers() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut first, mut survivor) = common::channel(GEOMETRY);
+    first.sender.try_send(LANE, tell(), b"x").unwrap();
+    drop(first);
+    let mut body = Vec::new();
+    let mut before = None;
+    for n in 0..20_u64 {
+        let got = survivor.receiver.try_receive(&mut body).unwrap().unwrap();
+        survivor.receiver.finish(LANE, got.sequence.next());
+        let mut start = Start::default();
+        start.outgoing[LANE] = Sequence::new(n + 1);
+        let mut peer = End::succeed(&survivor.swapper, start);
+        peer.sender.try_send(LANE, tell(), b"x").unwrap();
+        drop(peer);
+        if n == 3 {
+            before = Some(Held::now());
+        }
+    }
+    Held::now().assert_no_more_than(before.unwrap());
+}
+
+#[test]
 fn a_killed_sender_leaves_whole_messages_and_its_successor_goes_on() {
     senders_are_killed(setting("WEFT_KILLS", KILLS));
 }
