@@ -348,19 +348,19 @@ fn exercise(end: &mut End, side: &SideSocket, body: &mut Vec<u8>, n: u64, told: 
             );
         }
         let _ = end.sender.wake_when_done(lane, Sequence::new(n));
-        if n % 16 == 0 {
+        if n.is_multiple_of(16) {
             told.hear(end.sender.unacknowledged(lane));
             let _ = end.swapper.peer_published(lane);
         }
         if let Some(Some(got)) = told.hear(end.receiver.try_receive_lane(lane, body)) {
             assert!(body.len() <= MAX_BODY_BYTES);
             assert_eq!(end.receiver.expected(lane), got.sequence.next());
-            if n % 3 > 0 {
+            if !n.is_multiple_of(3) {
                 end.receiver.finish(lane, got.sequence.next());
             }
         }
         let expected = end.receiver.expected(lane);
-        if n % 8 == 0 {
+        if n.is_multiple_of(8) {
             told.hear(end.receiver.skip(lane, expected.plus(2)));
             told.hear(end.receiver.rewind(lane, end.receiver.done(lane)));
             end.receiver.finish(lane, Sequence::new(u64::MAX));
@@ -380,7 +380,7 @@ fn exercise(end: &mut End, side: &SideSocket, body: &mut Vec<u8>, n: u64, told: 
         assert!(len <= MAX_BODY_BYTES);
     }
     let _ = (end.receiver.ready(), end.swapper.peer_cursors());
-    if n % 32 == 0 {
+    if n.is_multiple_of(32) {
         let _ = end.receiver.wait_spinning(
             Spin::lasting(Duration::ZERO),
             Some(Duration::from_micros(200)),
