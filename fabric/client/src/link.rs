@@ -211,6 +211,7 @@ impl Link {
     }
 
     fn send_kept(&mut self) -> Result<(), Error> {
+        let mut again = true;
         while let Some(kept) = self.kept.pop_front() {
             let outcome = kept.outcome.as_deref();
             let (lane, question, index) = (kept.lane, kept.question, kept.index);
@@ -219,10 +220,12 @@ impl Link {
                 Err(error) if error.code() == RefusalCode::Busy => {
                     // Our bell has to ring when there is room in the ring. A full side socket rings
                     // no bell: it is looked at when the link is polled next.
-                    if let Ok(done) = self.sender.done(lane) {
-                        self.sender.wake_when_done(lane, done.next());
-                    }
                     self.kept.push_front(kept);
+                    let room = self.sender.wake_when_room(lane);
+                    if room && std::mem::take(&mut again) {
+                        // The peer has made room since, and will not ring for it.
+                        continue;
+                    }
                     return Ok(());
                 }
                 Err(error) => return Err(error),

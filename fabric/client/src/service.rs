@@ -218,8 +218,9 @@ impl Client {
                 }
                 Err(SendError::Full { .. }) => {
                     // Our bell has to ring when the client has taken what is in its way.
-                    if let Ok(done) = self.sender.done(outgoing.lane) {
-                        self.sender.wake_when_done(outgoing.lane, done.next());
+                    if self.sender.wake_when_room(lane) {
+                        // It has taken it meanwhile, and will not ring for it.
+                        continue;
                     }
                     return false;
                 }

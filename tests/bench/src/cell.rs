@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Transport {
     /// Weft's channels, through their typed interface.
     Weft,
+    /// The same with an inbox over all senders, which keep to a lane each: strict priority.
+    WeftInbox,
     /// Shared memory with one slot each way and a flag in it: the least that a round trip can cost.
     Slot,
     /// A ring of bare slots of 64 bytes, without checks, cursors in registers.
@@ -57,6 +59,9 @@ pub enum Wait {
     Adaptive,
     /// It sleeps at once.
     Park,
+    /// It gives up its core as long as somebody else wants it, then sleeps; and so does a sender after
+    /// each message. For two sides on one core.
+    Yield,
 }
 
 /// One measurement.

@@ -16,6 +16,7 @@
 //! Not here: what lies between two machines.
 
 pub mod cell;
+pub mod facts;
 pub mod local;
 pub mod machine;
 pub mod part;

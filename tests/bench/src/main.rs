@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 use weft_bench::cell::{Cell, Pattern, Transport, Wait};
 use weft_bench::local::{self, Plan};
-use weft_bench::{Outcome, machine, part, process};
+use weft_bench::{Outcome, facts, machine, part, process};
 
 /// Measures how fast messages go, beside what they could at best do and beside others.
 #[derive(Debug, Parser)]
@@ -28,6 +28,13 @@ enum Command {
     ///
     /// Takes about eight minutes, with --quick one. Leave the machine alone meanwhile.
     Local(Local),
+    /// Finds what a sleeping receiver costs, how often it is woken, and that it always is; prints one
+    /// JSON object.
+    Facts {
+        /// Messages to a receiver that parks at random.
+        #[arg(long, default_value_t = 1_000_000_000)]
+        messages: u64,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -104,6 +111,9 @@ fn run() -> Outcome {
         Command::Contender(contender) => {
             let figures = process::measure(&contender.cell()?)?;
             println!("{}", serde_json::to_string(&figures)?);
+        }
+        Command::Facts { messages } => {
+            println!("{}", serde_json::to_string(&facts::find(messages)?)?);
         }
         Command::Local(options) => {
             let plan = match options.quick {

@@ -9,7 +9,7 @@ use weft_local_ipc::SideSocket;
 
 use crate::cell::{Cell, Figures};
 use crate::process::Run;
-use crate::wire::{self, Wire};
+use crate::wire::{self, Merged, Wire};
 use crate::{Outcome, machine, transport};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,6 +38,8 @@ pub struct Part {
     pub run: String,
     /// For transports that keep files.
     pub directory: String,
+    /// Which of the senders it is.
+    pub index: usize,
     /// How many descriptors each of its lines consists of.
     lines: Vec<usize>,
 }
@@ -54,6 +56,7 @@ impl Part {
         Self {
             role,
             cell,
+            index: 0,
             run: run.name.clone(),
             directory: run.directory.path().display().to_string(),
             lines: lines.to_vec(),
@@ -62,12 +65,33 @@ impl Part {
 }
 
 impl Stage<'_> {
-    /// Plays the part over these wires, one for each line, once all processes are ready.
-    pub(crate) fn play(self, mut wires: Vec<impl Wire>) -> Outcome {
+    /// Says that we are ready and waits until all are.
+    fn start(&self) -> Outcome {
         self.to_parent.send(b"ready", &[])?;
         self.to_parent
             .receive(Some(PATIENCE))?
             .context("nobody says go")?;
+        Ok(())
+    }
+
+    /// Tells the parent what was found, and waits until it has no more need of us: the other side may
+    /// still read what we wrote.
+    fn end(&self, figures: Option<Figures>) -> Outcome {
+        self.to_parent.send(&serde_json::to_vec(&figures)?, &[])?;
+        let _ = self.to_parent.receive(Some(PATIENCE));
+        Ok(())
+    }
+
+    /// Plays the part of a sink that is one thing over all lines.
+    pub(crate) fn play_sink(self, mut merged: impl Merged) -> Outcome {
+        self.start()?;
+        let figure = wire::sink_merged(&mut merged, self.part.cell.senders)?;
+        self.end(Some(Figures::Throughput(figure)))
+    }
+
+    /// Plays the part over these wires, one for each line, once all processes are ready.
+    pub(crate) fn play(self, mut wires: Vec<impl Wire>) -> Outcome {
+        self.start()?;
         let cell = &self.part.cell;
         let first = wires.first_mut().context("a part has a line")?;
         let figures = match self.part.role {
@@ -76,10 +100,7 @@ impl Stage<'_> {
             Role::Echo => wire::echo(first, cell).map(|()| None)?,
             Role::Source => wire::source(first, cell).map(|()| None)?,
         };
-        self.to_parent.send(&serde_json::to_vec(&figures)?, &[])?;
-        // Keeps what the other side still reads until the parent ends us.
-        let _ = self.to_parent.receive(Some(PATIENCE));
-        Ok(())
+        self.end(figures)
     }
 }
 

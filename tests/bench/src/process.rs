@@ -134,8 +134,9 @@ pub fn measure(cell: &Cell) -> Outcome<Figures> {
         Role::Ask => (Role::Ask, Role::Echo),
         _ => (Role::Source, Role::Sink),
     };
-    for fds in near {
-        let part = Part::new(first, *cell, &run, &[fds.len()]);
+    for (index, fds) in near.into_iter().enumerate() {
+        let mut part = Part::new(first, *cell, &run, &[fds.len()]);
+        part.index = index;
         players.push((first, Player::start(&part, &fds)?));
     }
     let counts: Vec<usize> = far.iter().map(Vec::len).collect();

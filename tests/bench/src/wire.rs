@@ -166,6 +166,7 @@ pub(crate) fn sink(wires: &mut [impl Wire], cell: &Cell) -> Outcome<Throughput> 
                 };
                 if first == END {
                     open[index] = false;
+                    idle = false;
                     let all: u64 = counted.iter().sum::<u64>() + batch;
                     let begin: Instant = begin.ok_or_else(|| anyhow::anyhow!("nothing came"))?;
                     figure.get_or_insert_with(|| (all, begin.elapsed()));
@@ -185,6 +186,39 @@ pub(crate) fn sink(wires: &mut [impl Wire], cell: &Cell) -> Outcome<Throughput> 
         }
         if idle && let [wire] = wires {
             wire.wait()?;
+        }
+    }
+    let (n, time) = figure.ok_or_else(|| anyhow::anyhow!("no sender has ended"))?;
+    Ok(Throughput {
+        msgs_per_s: n as f64 / time.as_secs_f64(),
+        n,
+    })
+}
+
+/// One receiver over all senders.
+pub(crate) trait Merged {
+    /// The next message: who sent it, and its first word.
+    fn poll(&mut self) -> Outcome<Option<(usize, u64)>>;
+}
+
+/// As [`sink`], where the transport decides whose turn it is.
+pub(crate) fn sink_merged(merged: &mut impl Merged, senders: usize) -> Outcome<Throughput> {
+    let mut counted = vec![0; senders];
+    let mut open = senders;
+    let mut begin = None;
+    let mut figure = None;
+    while open > 0 {
+        let Some((index, first)) = merged.poll()? else {
+            continue;
+        };
+        let begin = *begin.get_or_insert_with(Instant::now);
+        if first == END {
+            open -= 1;
+            figure.get_or_insert_with(|| (counted.iter().sum::<u64>(), begin.elapsed()));
+        } else if first == counted[index] {
+            counted[index] += 1;
+        } else {
+            bail!("{first} came in the place of {}", counted[index]);
         }
     }
     let (n, time) = figure.ok_or_else(|| anyhow::anyhow!("no sender has ended"))?;

@@ -166,3 +166,11 @@ fn what_cannot_be_measured_is_said() {
         assert!(output.stdout.is_empty(), "{words:?}");
     }
 }
+
+#[test]
+fn facts_of_a_short_run() {
+    let found = figures(&["facts", "--messages", "2000000"]);
+    assert_eq!(found["burst"][1], 1, "one wake for one sleep: {found}");
+    assert_eq!(found["parked"]["messages"], 2_000_000);
+    assert!(found["parked"]["sleeps"].as_u64() > Some(0), "{found}");
+}

@@ -3,6 +3,7 @@
 
 mod floor;
 mod iceoryx;
+mod inbox;
 mod kernel;
 mod threads;
 mod weft;
@@ -20,7 +21,7 @@ type Side = Vec<OwnedFd>;
 pub(crate) fn lines(cell: &Cell) -> Outcome<Vec<(Side, Side)>> {
     (0..cell.senders)
         .map(|_| match cell.transport {
-            Transport::Weft => weft::line(),
+            Transport::Weft | Transport::WeftInbox => weft::line(),
             Transport::Slot
             | Transport::Ring64
             | Transport::Ring128
@@ -41,6 +42,7 @@ pub(crate) fn lines(cell: &Cell) -> Outcome<Vec<(Side, Side)>> {
 pub(crate) fn play(stage: Stage<'_>) -> Outcome {
     match stage.part.cell.transport {
         Transport::Weft => weft::play(stage),
+        Transport::WeftInbox => inbox::play(stage),
         Transport::Slot => floor::play_slot(stage),
         Transport::Ring64 => floor::play_ring::<8>(stage),
         Transport::Ring128 => floor::play_ring::<16>(stage),

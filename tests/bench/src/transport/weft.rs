@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use weft_local_ipc::{
     Geometry, Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Start,
-    View, connect,
+    View, Waiter, connect,
 };
 use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, Sequence, TypeIndex};
+use zerocopy::IntoBytes;
 
 use super::Side;
 use crate::Outcome;
@@ -18,9 +19,8 @@ use crate::cell::{Cell, Wait};
 use crate::part::Stage;
 use crate::wire::Wire;
 
-const LANE: Lane = Lane::NORMAL;
 const PATIENCE: Duration = Duration::from_secs(20);
-const HEADER: Header = Header {
+pub(super) const HEADER: Header = Header {
     kind: MessageKind::Tell,
     type_index: TypeIndex::new(0),
     correlation: Sequence::ZERO,
@@ -48,17 +48,19 @@ pub(super) fn play(stage: Stage<'_>) -> Outcome {
 }
 
 /// One end.
-struct Channel {
-    sender: Sender,
-    receiver: Receiver,
+pub(super) struct Channel {
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+    lane: Lane,
     wait: Wait,
+    waiter: Waiter,
     taken: Sequence,
-    /// Keeps the channel's hang-up from ringing.
-    _side: SideSocket,
+    /// Tells of the other side's end.
+    side: SideSocket,
 }
 
 impl Channel {
-    fn open(mut fds: Side, cell: &Cell) -> Outcome<Self> {
+    pub(super) fn open(mut fds: Side, cell: &Cell, lane: Lane) -> Outcome<Self> {
         let side = SideSocket::from(fds.pop().context("a channel has a side socket")?);
         let arena = (64 * cell.size)
             .next_multiple_of(4096)
@@ -76,10 +78,20 @@ impl Channel {
         Ok(Self {
             sender,
             receiver,
+            lane,
             wait: cell.wait,
+            waiter: match cell.wait {
+                Wait::Yield => Waiter::default().without_spinning(),
+                _ => Waiter::default(),
+            },
             taken: Sequence::ZERO,
-            _side: side,
+            side,
         })
+    }
+
+    /// For who receives in another way; the side socket keeps the channel open.
+    pub(super) fn into_parts(self) -> (Sender, Receiver, SideSocket) {
+        (self.sender, self.receiver, self.side)
     }
 
     /// Tries until there is room.
@@ -89,7 +101,7 @@ impl Channel {
             match send(&mut self.sender) {
                 Err(SendError::Full { .. }) => {
                     looks += 1;
-                    if looks % LOOKS == 0 && self._side.hung_up() {
+                    if looks % LOOKS == 0 && self.side.hung_up() {
                         bail!("the receiver is gone");
                     }
                 }
@@ -102,24 +114,26 @@ impl Channel {
         match self.wait {
             Wait::Spin => {}
             // A ring or a time-out: either way it is polled again.
-            Wait::Adaptive => {
-                let _ = self.receiver.wait(Some(PATIENCE));
+            Wait::Adaptive | Wait::Yield => {
+                let _ = self.waiter.wait(&mut self.receiver, Some(PATIENCE));
             }
+            // The parent ends us if it takes too long: no clock is needed here.
             Wait::Park => {
-                let at_once = Spin::lasting(Duration::ZERO);
-                let _ = self.receiver.wait_spinning(at_once, Some(PATIENCE));
+                let _ = self
+                    .receiver
+                    .wait_spinning(Spin::lasting(Duration::ZERO), None);
             }
         }
         Ok(())
     }
 
     fn done(&mut self) {
-        self.receiver.finish(LANE, self.taken);
+        self.receiver.finish(self.lane, self.taken);
     }
 }
 
 /// Messages of so many words, as values.
-struct Values<const WORDS: usize>(Channel);
+pub(super) struct Values<const WORDS: usize>(pub(super) Channel);
 
 fn value<const WORDS: usize>(first: u64) -> [u64; WORDS] {
     [first; WORDS]
@@ -128,10 +142,15 @@ fn value<const WORDS: usize>(first: u64) -> [u64; WORDS] {
 impl<const WORDS: usize> Wire for Values<WORDS> {
     #[inline]
     fn send(&mut self, first: u64) -> Outcome {
+        let (lane, yields) = (self.0.lane, self.0.wait == Wait::Yield);
         self.0.insist(|sender| {
-            sender
-                .try_send_value(LANE, HEADER, &value::<WORDS>(first))
-                .map(|_| ())
+            let value = value::<WORDS>(first);
+            if yields {
+                sender.send_and_yield(lane, HEADER, value.as_bytes())?;
+            } else {
+                sender.try_send_value(lane, HEADER, &value)?;
+            }
+            Ok(())
         })
     }
 
@@ -140,8 +159,9 @@ impl<const WORDS: usize> Wire for Values<WORDS> {
             return self.send(first);
         }
         let mut values = (first..first + count).map(value::<WORDS>);
+        let lane = self.0.lane;
         self.0
-            .insist(|sender| sender.send_values(LANE, HEADER, &mut values).1)
+            .insist(|sender| sender.send_values(lane, HEADER, &mut values).1)
     }
 
     #[inline]
@@ -167,7 +187,7 @@ impl<const WORDS: usize> Wire for Values<WORDS> {
 
 fn play_values<const WORDS: usize>(mut stage: Stage<'_>) -> Outcome {
     let lines = std::mem::take(&mut stage.lines);
-    let open = |fds| Channel::open(fds, &stage.part.cell).map(Values::<WORDS>);
+    let open = |fds| Channel::open(fds, &stage.part.cell, Lane::NORMAL).map(Values::<WORDS>);
     let wires = lines.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
     stage.play(wires)
 }
@@ -198,20 +218,20 @@ fn look(view: View<'_>) -> Option<u64> {
 
 impl Wire for InPlace {
     fn send(&mut self, first: u64) -> Outcome {
-        let size = self.size;
+        let (size, lane) = (self.size, self.channel.lane);
         self.channel.insist(|sender| {
             sender
-                .try_send_in_place(LANE, HEADER, size, |bytes| fill(bytes, first))
+                .try_send_in_place(lane, HEADER, size, |bytes| fill(bytes, first))
                 .map(|_| ())
         })
     }
 
     fn send_row(&mut self, first: u64, count: u64) -> Outcome {
-        let size = self.size;
+        let (size, lane) = (self.size, self.channel.lane);
         for first in first..first + count {
             self.channel.insist(|sender| {
                 sender
-                    .try_send_in_place_lazy(LANE, HEADER, size, |bytes| fill(bytes, first))
+                    .try_send_in_place_lazy(lane, HEADER, size, |bytes| fill(bytes, first))
                     .map(|_| ())
             })?;
         }
@@ -246,7 +266,7 @@ fn play_in_place(mut stage: Stage<'_>) -> Outcome {
     }
     let lines = std::mem::take(&mut stage.lines);
     let open = |fds| {
-        let channel = Channel::open(fds, &stage.part.cell)?;
+        let channel = Channel::open(fds, &stage.part.cell, Lane::NORMAL)?;
         Ok(InPlace { channel, size })
     };
     let wires = lines.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
