@@ -21,6 +21,12 @@ pub enum RegionError {
     /// A start beyond [`crate::MAX_SEQUENCE`].
     #[error("a ring or cursor starts beyond the largest sequence")]
     StartOutOfRange,
+    /// A region of no bytes, or of more than can be addressed.
+    #[error("a region cannot have {bytes} bytes")]
+    Size {
+        /// What was asked for.
+        bytes: u64,
+    },
     /// The machine (or the control group) has no memory for it now.
     #[error("no memory for a region of {bytes} bytes: free some or raise the domain's limit")]
     OutOfMemory {

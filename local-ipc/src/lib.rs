@@ -52,6 +52,8 @@ mod raw;
 #[cfg(not(loom))]
 mod receiver;
 #[cfg(not(loom))]
+pub mod region;
+#[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]
 mod sender;

@@ -170,6 +170,27 @@ impl OwnMemory {
         self.0.span()
     }
 
+    /// Asks for huge pages where the system gives them by itself. No is an answer.
+    pub(crate) fn prefer_huge_pages(&self) {
+        let _ = self.0.0.advise(Advice::HugePage);
+    }
+
+    /// Maps all pages now.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfMemory`] if that cannot be done.
+    pub(crate) fn populate(&self) -> Result<(), RegionError> {
+        match self.0.0.advise(Advice::PopulateWrite) {
+            Ok(()) => Ok(()),
+            // Linux before 5.14: pages are mapped when they are touched.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            Err(_) => Err(RegionError::OutOfMemory {
+                bytes: self.0.0.len() as u64,
+            }),
+        }
+    }
+
     pub(crate) fn word32(&self, offset: usize) -> OwnWord32 {
         OwnWord32(Words::new32(&self.0, offset))
     }
@@ -259,6 +280,43 @@ impl PeerMemory {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
             Err(_) => Err(RegionError::OutOfMemory { bytes }),
         }
+    }
+}
+
+/// A region that nobody can write: sealed so, without a writable mapping anywhere.
+#[derive(Debug)]
+pub(crate) struct FrozenMemory(Mapping);
+
+impl FrozenMemory {
+    /// Maps `len` bytes of a memory file.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::NotSealed`] unless the kernel says that nobody can write or cut it.
+    pub(crate) fn map(fd: &OwnedFd, len: usize) -> Result<Self, RegionError> {
+        let seals = rustix::fs::fcntl_get_seals(fd)
+            .map_err(|error| RegionError::system("examine", error))?;
+        let needed = rustix::fs::SealFlags::WRITE | rustix::fs::SealFlags::SHRINK;
+        if !seals.contains(needed) {
+            return Err(RegionError::NotSealed {
+                seals: seals.bits(),
+            });
+        }
+        let memory = PeerMemory::map(fd, len)?;
+        memory.populate(0, len as u64)?;
+        Arc::into_inner(memory.0)
+            .map(Self)
+            .ok_or(RegionError::NotMemory)
+    }
+
+    /// Its bytes.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        let start = self.0.at(0, self.0.0.len(), 1);
+        // SAFETY: so many bytes are mapped for as long as `self`. `map` has seen the seals: with
+        // F_SEAL_WRITE the kernel has made sure that no writable mapping is left and makes none
+        // again, with F_SEAL_SHRINK the file keeps its pages, and seals are never taken back
+        // (fcntl(2)). So nothing changes under the slice, whoever else has the file.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.0.0.len()) }
     }
 }
 

@@ -139,7 +139,7 @@ fn parked(messages: u64) -> Outcome<Parked> {
                 Ok(()) | Err(SendError::Full { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            if mixed(next).is_multiple_of(5000) {
+            if mixed(next).is_multiple_of(100) {
                 thread::sleep(Duration::from_micros(mixed(next) % 100));
             }
         }

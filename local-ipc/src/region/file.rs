@@ -1,0 +1,99 @@
+//! Files of a file system, handed over by descriptor: nothing is copied to hand them over.
+//!
+//! Whoever may write such a file can change it and cut it off at any time. A mapping of it would kill
+//! its reader then (SIGBUS, see `mmap(2)`); so it is read by system calls, which say what happened. The
+//! rule of one writer does not hold here.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+
+use rustix::fd::OwnedFd;
+
+use super::{Draft, Options, allocate_object};
+use crate::error::RegionError;
+
+/// A file that is read like a region.
+#[derive(Debug)]
+pub struct FileRegion {
+    file: File,
+    /// Its size when it was opened.
+    bytes: u64,
+}
+
+impl FileRegion {
+    /// Takes a file that can be read.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::NotMemory`] if it is no regular file, [`RegionError::System`] if the system
+    /// does not tell.
+    pub fn open(fd: OwnedFd) -> Result<Self, RegionError> {
+        let file = File::from(fd);
+        let metadata = file
+            .metadata()
+            .map_err(|error| RegionError::system("examine", error))?;
+        if !metadata.is_file() {
+            return Err(RegionError::NotMemory);
+        }
+        Ok(Self {
+            file,
+            bytes: metadata.len(),
+        })
+    }
+
+    /// How many bytes it had when it was opened.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether it had none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Fills `to` with a copy of the bytes from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// `UnexpectedEof` if they do not all lie in the file, because it was cut off or never had them;
+    /// else as `pread(2)`.
+    pub fn copy_to(&self, offset: u64, to: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(to, offset).map_err(|error| {
+            if error.kind() == ErrorKind::UnexpectedEof {
+                let end = offset.saturating_add(to.len() as u64);
+                let text = format!("the file ends before byte {end}: it was cut off");
+                return io::Error::new(ErrorKind::UnexpectedEof, text);
+            }
+            error
+        })
+    }
+
+    /// A descriptor to hand over: the file itself, and no copy of it.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::System`] if this process has no descriptor left.
+    #[doc(alias = "ShareRegion")]
+    pub fn share_region(&self) -> Result<OwnedFd, RegionError> {
+        self.file
+            .try_clone()
+            .map(OwnedFd::from)
+            .map_err(|error| RegionError::system("share", error))
+    }
+
+    /// A copy in memory, which nobody can change.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::System`] if the file ends before its size when it was opened, else as
+    /// [`allocate_object`].
+    pub fn load(&self, options: Options) -> Result<Draft, RegionError> {
+        let mut draft = allocate_object(self.bytes, options)?;
+        self.copy_to(0, draft.as_mut_slice())
+            .map_err(|error| RegionError::system("read", error))?;
+        Ok(draft)
+    }
+}
