@@ -1,7 +1,8 @@
 //! How fast is it, and beside what?
 //!
-//! memory could at best reach, and rivals, in one run. `weft-bench contender` measures one cell of
-//! it for somebody else's harness. What keeps the rows comparable:
+//! `weft-bench local` measures Weft, the floor that shared memory could at best reach, and rivals, all
+//! in one run, and holds each row against its bar. `weft-bench contender` measures one cell for
+//! somebody else's harness. What keeps the rows comparable:
 //!
 //! - The two sides are processes of their own, pinned to a core each, and start together.
 //! - A sender stores one word in every cache line of the payload and a receiver loads one, whether

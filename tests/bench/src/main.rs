@@ -26,7 +26,7 @@ enum Command {
     Contender(Contender),
     /// Measures the whole table of one machine: Weft, floors and rivals in one run.
     ///
-    /// Takes about eight minutes, with --quick one. Leave the machine alone meanwhile.
+    /// Takes about five minutes, with --quick a few seconds. Leave the machine alone meanwhile.
     Local(Local),
     /// Finds what a sleeping receiver costs, how often it is woken, and that it always is; prints one
     /// JSON object.
@@ -86,8 +86,18 @@ impl Contender {
         ensure!(self.size >= 8, "a message has at least 8 bytes");
         ensure!(self.senders >= 1, "there has to be a sender");
         ensure!(self.row >= 1, "a row has at least a message");
+        let fanin = self.pattern == Pattern::Fanin;
+        let transport = match self.transport {
+            // Who sleeps on several channels has an inbox.
+            Transport::Weft if fanin && self.wait != Wait::Spin => Transport::WeftInbox,
+            transport => transport,
+        };
+        ensure!(
+            !fanin || self.wait == Wait::Spin || transport == Transport::WeftInbox,
+            "of several senders, only those of an inbox are waited for asleep"
+        );
         Ok(Cell {
-            transport: self.transport,
+            transport,
             pattern: self.pattern,
             size: self.size,
             millis: self.ms,
@@ -123,7 +133,7 @@ fn run() -> Outcome {
                 },
                 false => Plan {
                     rounds: 5,
-                    millis: 400,
+                    millis: 1000,
                 },
             };
             // Before the time is spent.

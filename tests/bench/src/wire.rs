@@ -172,6 +172,9 @@ pub(crate) fn sink(wires: &mut [impl Wire], cell: &Cell) -> Outcome<Throughput> 
                     figure.get_or_insert_with(|| (all, begin.elapsed()));
                     break;
                 }
+                if begin.is_none() {
+                    begin = Some(Instant::now());
+                }
                 if first != counted[index] + batch {
                     bail!("{first} came in the place of {}", counted[index] + batch);
                 }
@@ -181,7 +184,6 @@ pub(crate) fn sink(wires: &mut [impl Wire], cell: &Cell) -> Outcome<Throughput> 
                 wire.done();
                 counted[index] += batch;
                 idle = false;
-                begin.get_or_insert_with(Instant::now);
             }
         }
         if idle && let [wire] = wires {

@@ -174,3 +174,40 @@ fn facts_of_a_short_run() {
     assert_eq!(found["parked"]["messages"], 2_000_000);
     assert!(found["parked"]["sleeps"].as_u64() > Some(0), "{found}");
 }
+
+#[test]
+fn several_senders_to_a_receiver_asleep_or_awake() {
+    for wait in ["spin", "adaptive", "park"] {
+        for size in ["8", "64", "4096"] {
+            let words = [
+                "contender",
+                "fanin",
+                "--ms",
+                "30",
+                "--senders",
+                "3",
+                "--size",
+                size,
+                "--wait",
+                wait,
+            ];
+            positive(&figures(&words), &THROUGHPUT);
+        }
+    }
+}
+
+#[test]
+fn the_whole_table_in_a_quick_run() {
+    let json = tempfile::NamedTempFile::new().unwrap();
+    let path = json.path().to_str().unwrap();
+    let output = bench(&["local", "--quick", "--json", path]);
+    assert!(output.status.success(), "{output:?}");
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("| round trip 64 B, awake |"), "{table}");
+    let report: Value = serde_json::from_reader(json.reopen().unwrap()).unwrap();
+    for row in report["rows"].as_array().unwrap() {
+        for bar in row["against"].as_array().unwrap() {
+            assert!(bar["ratio"].as_f64().unwrap() > 0.0, "{row}");
+        }
+    }
+}

@@ -188,12 +188,10 @@ impl<const WORDS: usize> Ring<WORDS> {
     }
 }
 
-/// The words of a payload that are stored and loaded: all where a copy would take them along, else one
-/// of each line.
+/// The words of a payload that are stored and loaded: one in each line.
 #[inline]
 fn payload(slot: &[AtomicU64], count: usize) -> impl Iterator<Item = &AtomicU64> {
-    let step = if count <= 14 { 1 } else { 8 };
-    slot[2..2 + count].iter().step_by(step)
+    slot[2..2 + count].iter().step_by(8)
 }
 
 impl<const WORDS: usize> Wire for Ring<WORDS> {

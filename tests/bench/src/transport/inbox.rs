@@ -3,25 +3,28 @@
 //! Senders keep to a lane each, so that the order of a sender's messages can be checked; together they
 //! use all lanes.
 
+use std::time::Duration;
+
 use weft_local_ipc::{Event, Inbox, MemberId, Wake};
 use weft_types::{Lane, Sequence};
 
-use super::weft::{Channel, Values};
+use super::weft::{self, Channel};
 use crate::Outcome;
+use crate::cell::Wait;
 use crate::part::{Role, Stage};
 use crate::wire::Merged;
 
-/// Messages of one sender between two reports that they are handled.
+/// Messages of one sender between two reports that they are handled. Who sleeps reports each: a sender
+/// may wait for it.
 const BATCH: u64 = 64;
 
-fn lane(sender: usize) -> Lane {
-    Lane::ALL[sender % Lane::ALL.len()]
-}
+/// How long a sleep may last before the inbox is looked at again all the same.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the inbox knows of one sender, beside its receiver.
 struct Sender {
     index: usize,
-    /// Keeps the channel's other direction, and its side socket.
+    /// Keeps the channel's other direction.
     _channel: weft_local_ipc::Sender,
 }
 
@@ -29,6 +32,7 @@ struct Sender {
 #[derive(Clone, Copy, Default)]
 struct Taken {
     member: Option<MemberId>,
+    lane: Lane,
     upto: Sequence,
     count: u64,
 }
@@ -36,11 +40,18 @@ struct Taken {
 struct Merger {
     inbox: Inbox<Sender>,
     taken: Vec<Taken>,
+    sleeps: bool,
+    batch: u64,
 }
 
 impl Merged for Merger {
     fn poll(&mut self) -> Outcome<Option<(usize, u64)>> {
-        match self.inbox.try_next() {
+        let event = if self.sleeps {
+            self.inbox.next(Some(PATIENCE))
+        } else {
+            self.inbox.try_next()
+        };
+        match event {
             Some(Event::Message(message)) => {
                 let index = message.key.index;
                 let mut words = message.body.as_chunks::<8>().0.iter().step_by(8);
@@ -49,9 +60,10 @@ impl Merged for Merger {
                 std::hint::black_box(sum);
                 let taken = &mut self.taken[index];
                 taken.member = Some(message.member);
+                taken.lane = message.received.lane;
                 taken.upto = message.received.sequence.next();
                 taken.count += 1;
-                if taken.count == BATCH {
+                if taken.count >= self.batch {
                     self.report(index);
                 }
                 Ok(Some((index, first)))
@@ -74,29 +86,24 @@ impl Merger {
             && let Some(member) = taken.member
         {
             taken.count = 0;
-            let upto = taken.upto;
-            self.inbox.finish(member, lane(index), upto);
+            let (lane, upto) = (taken.lane, taken.upto);
+            self.inbox.finish(member, lane, upto);
         }
     }
 }
 
 pub(super) fn play(mut stage: Stage<'_>) -> Outcome {
-    anyhow::ensure!(
-        stage.part.cell.size == 64,
-        "the inbox is measured with 64 bytes"
-    );
+    if stage.part.role == Role::Source {
+        return weft::play(stage);
+    }
     let cell = stage.part.cell;
     let lines = std::mem::take(&mut stage.lines);
-    if stage.part.role == Role::Source {
-        let lane = lane(stage.part.index);
-        let open = |fds| Channel::open(fds, &cell, lane).map(Values::<8>);
-        let wires = lines.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
-        return stage.play(wires);
-    }
     let mut inbox = Inbox::new(Wake::Now);
+    // Keep the channels' hang-ups from ringing.
     let mut sides = Vec::new();
     for (index, fds) in lines.into_iter().enumerate() {
-        let (sender, receiver, side) = Channel::open(fds, &cell, lane(index))?.into_parts();
+        let lane = weft::lane(stage.part, index);
+        let (sender, receiver, side) = Channel::open(fds, &cell, lane)?.into_parts();
         sides.push(side);
         let key = Sender {
             index,
@@ -106,6 +113,11 @@ pub(super) fn play(mut stage: Stage<'_>) -> Outcome {
             anyhow::bail!("the inbox is full");
         }
     }
-    let taken = vec![Taken::default(); cell.senders];
-    stage.play_sink(Merger { inbox, taken })
+    let sleeps = cell.wait != Wait::Spin;
+    stage.play_sink(Merger {
+        inbox,
+        taken: vec![Taken::default(); cell.senders],
+        sleeps,
+        batch: if sleeps { 1 } else { BATCH },
+    })
 }

@@ -15,12 +15,12 @@ use zerocopy::IntoBytes;
 
 use super::Side;
 use crate::Outcome;
-use crate::cell::{Cell, Wait};
-use crate::part::Stage;
+use crate::cell::{Cell, Transport, Wait};
+use crate::part::{Part, Stage};
 use crate::wire::Wire;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-pub(super) const HEADER: Header = Header {
+const HEADER: Header = Header {
     kind: MessageKind::Tell,
     type_index: TypeIndex::new(0),
     correlation: Sequence::ZERO,
@@ -47,6 +47,14 @@ pub(super) fn play(stage: Stage<'_>) -> Outcome {
     sizes!(1 2 3 4 6 8 10 12 13 14 16 24 32 48 64)
 }
 
+/// The lane that a part sends on. Under an inbox senders keep to a lane each, and use all together.
+pub(super) fn lane(part: &Part, sender: usize) -> Lane {
+    match part.cell.transport {
+        Transport::WeftInbox => Lane::ALL[sender % Lane::ALL.len()],
+        _ => Lane::NORMAL,
+    }
+}
+
 /// One end.
 pub(super) struct Channel {
     pub(super) sender: Sender,
@@ -62,7 +70,7 @@ pub(super) struct Channel {
 impl Channel {
     pub(super) fn open(mut fds: Side, cell: &Cell, lane: Lane) -> Outcome<Self> {
         let side = SideSocket::from(fds.pop().context("a channel has a side socket")?);
-        let arena = (64 * cell.size)
+        let arena = (512 * cell.size)
             .next_multiple_of(4096)
             .clamp(256 << 10, 8 << 20);
         let geometry = Geometry {
@@ -133,7 +141,7 @@ impl Channel {
 }
 
 /// Messages of so many words, as values.
-pub(super) struct Values<const WORDS: usize>(pub(super) Channel);
+struct Values<const WORDS: usize>(Channel);
 
 fn value<const WORDS: usize>(first: u64) -> [u64; WORDS] {
     [first; WORDS]
@@ -187,7 +195,8 @@ impl<const WORDS: usize> Wire for Values<WORDS> {
 
 fn play_values<const WORDS: usize>(mut stage: Stage<'_>) -> Outcome {
     let lines = std::mem::take(&mut stage.lines);
-    let open = |fds| Channel::open(fds, &stage.part.cell, Lane::NORMAL).map(Values::<WORDS>);
+    let lane = lane(stage.part, stage.part.index);
+    let open = |fds| Channel::open(fds, &stage.part.cell, lane).map(Values::<WORDS>);
     let wires = lines.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
     stage.play(wires)
 }
@@ -266,7 +275,8 @@ fn play_in_place(mut stage: Stage<'_>) -> Outcome {
     }
     let lines = std::mem::take(&mut stage.lines);
     let open = |fds| {
-        let channel = Channel::open(fds, &stage.part.cell, Lane::NORMAL)?;
+        let lane = lane(stage.part, stage.part.index);
+        let channel = Channel::open(fds, &stage.part.cell, lane)?;
         Ok(InPlace { channel, size })
     };
     let wires = lines.into_iter().map(open).collect::<Outcome<Vec<_>>>()?;
