@@ -42,6 +42,12 @@ struct Local {
     /// One short run of each cell: to see that it works, not to compare.
     #[arg(long)]
     quick: bool,
+    /// Runs of each cell; 5, with --quick 1.
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// The length of a run, in milliseconds; 1000, with --quick 50.
+    #[arg(long)]
+    ms: Option<u64>,
     /// Writes all figures to this file as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -126,15 +132,10 @@ fn run() -> Outcome {
             println!("{}", serde_json::to_string(&facts::find(messages)?)?);
         }
         Command::Local(options) => {
-            let plan = match options.quick {
-                true => Plan {
-                    rounds: 1,
-                    millis: 50,
-                },
-                false => Plan {
-                    rounds: 5,
-                    millis: 1000,
-                },
+            let (rounds, millis) = if options.quick { (1, 50) } else { (5, 1000) };
+            let plan = Plan {
+                rounds: options.rounds.unwrap_or(rounds).max(1),
+                millis: options.ms.unwrap_or(millis).max(1),
             };
             // Before the time is spent.
             let mut json = options
