@@ -331,6 +331,22 @@ fn a_segment_that_lies_is_a_fault() {
 }
 
 #[test]
+fn a_segment_that_was_a_lie_from_the_beginning_is_a_fault_too() {
+    let lane = Lane::NORMAL;
+    let geometry = Geometry { growth: 2, ..TINY };
+    let own = OwnHalf::create(geometry, Start::default()).unwrap();
+    let liar = OwnHalf::create(geometry, Start::default()).unwrap();
+    liar.link_segment(lane, 1, 20);
+    let peer = PeerHalf::open(liar.share().unwrap()).unwrap();
+    let (_, mut receiver, _) = connect(own, peer).unwrap();
+    let fault = receiver.try_receive(&mut Vec::new());
+    assert!(
+        matches!(fault, Err(PeerFault::WrongSegment { segment: 1, .. })),
+        "{fault:?}"
+    );
+}
+
+#[test]
 fn a_peer_cannot_have_more_than_a_ring_out() {
     let lane = Lane::NORMAL;
     let own = OwnHalf::create(TINY, Start::default()).unwrap();

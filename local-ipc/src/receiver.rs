@@ -132,10 +132,12 @@ impl Source {
 
     fn see_growth(&mut self) -> Result<(), PeerFault> {
         // ORDER(grown): acquire, as above, before the starts are read.
-        self.grown = self.grown_word.read().load();
+        let grown = self.grown_word.read().load();
         for (lane, starts) in self.starts.iter_mut() {
             self.peer.half.learn(lane, starts)?;
         }
+        // Not before: who lies has to be found out again when somebody listens.
+        self.grown = grown;
         Ok(())
     }
 }
