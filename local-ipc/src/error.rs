@@ -21,10 +21,10 @@ pub enum RegionError {
     /// A start beyond [`crate::MAX_SEQUENCE`].
     #[error("a ring or cursor starts beyond the largest sequence")]
     StartOutOfRange,
-    /// A region of no bytes, or of more than can be addressed.
-    #[error("a region cannot have {bytes} bytes")]
+    /// A region of no bytes, of more than can be addressed, or of more than its reader wants.
+    #[error("a region cannot have {bytes} bytes here")]
     Size {
-        /// What was asked for.
+        /// What was asked for, or what the peer's has.
         bytes: u64,
     },
     /// The machine (or the control group) has no memory for it now.

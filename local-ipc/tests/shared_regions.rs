@@ -15,6 +15,9 @@ use weft_local_ipc::region::{
     FileRegion, Freeze, Frozen, Handed, Options, Pages, Shared, allocate_object, change_owner,
 };
 
+/// More than any region here has.
+const MOST: u64 = 8 << 30;
+
 fn shared(bytes: &[u8]) -> Shared {
     let mut draft = allocate_object(bytes.len() as u64, Options::default()).unwrap();
     draft.as_mut_slice().copy_from_slice(bytes);
@@ -29,7 +32,7 @@ fn pattern(len: usize) -> Vec<u8> {
 fn a_reader_sees_what_the_owner_writes_and_gets_copies() {
     let bytes = pattern(10_000);
     let mut owner = shared(&bytes);
-    let reader = Handed::open(&owner.share_region().unwrap()).unwrap();
+    let reader = Handed::open(&owner.share_region().unwrap(), MOST).unwrap();
     assert_eq!((owner.len(), reader.len()), (10_000, 10_000));
     let mut copy = vec![0; 10_000];
     assert!(reader.copy_to(0, &mut copy));
@@ -65,7 +68,7 @@ fn who_has_the_descriptor_can_change_nothing() {
     if let Ok(again) = again {
         refused(again.write_all_at(b"x", 0));
     }
-    let reader = Handed::open(&file.into()).unwrap();
+    let reader = Handed::open(&file.into(), MOST).unwrap();
     assert_eq!(reader.read::<u8>(0), Some(0));
 }
 
@@ -74,9 +77,9 @@ fn a_frozen_region_can_be_borrowed_and_written_by_nobody() {
     let bytes = pattern(4096);
     let owner = shared(&bytes);
     let fd = owner.share_region().unwrap();
-    let early = Handed::open(&fd).unwrap();
+    let early = Handed::open(&fd, MOST).unwrap();
     assert!(matches!(
-        Frozen::open(owner.share_region().unwrap()),
+        Frozen::open(owner.share_region().unwrap(), MOST),
         Err(RegionError::NotSealed { .. })
     ));
     let Freeze::InPlace(frozen) = owner.freeze().unwrap() else {
@@ -88,7 +91,7 @@ fn a_frozen_region_can_be_borrowed_and_written_by_nobody() {
     assert!(frozen.object::<u64>(4).is_none(), "not where one may begin");
     assert!(frozen.object::<u64>(4096).is_none());
     // The same memory, by the descriptor that was handed over before.
-    let theirs = Frozen::open(fd.try_clone().unwrap()).unwrap();
+    let theirs = Frozen::open(fd.try_clone().unwrap(), MOST).unwrap();
     assert!(theirs[..] == bytes);
     assert_eq!(early.read::<u8>(1), Some(31));
     let error = File::from(fd).write_all_at(b"x", 0).unwrap_err();
@@ -106,7 +109,7 @@ fn a_freeze_that_a_peer_has_spoilt_is_a_copy() {
     };
     assert!(frozen[..] == bytes);
     assert!(matches!(
-        Frozen::open(fd),
+        Frozen::open(fd, MOST),
         Err(RegionError::NotSealed { .. })
     ));
 }
@@ -120,7 +123,7 @@ fn a_new_owner_has_the_only_right_to_write() {
     new.as_mut_slice()[0] = 2;
     assert_eq!((old[0], new.as_mut_slice()[0]), (1, 2));
     let new = new.create_shared_region().unwrap();
-    let reader = Handed::open(&new.share_region().unwrap()).unwrap();
+    let reader = Handed::open(&new.share_region().unwrap(), MOST).unwrap();
     assert_eq!(
         (reader.read::<u8>(0), reader.read::<u8>(1)),
         (Some(2), Some(1))
@@ -139,7 +142,7 @@ fn what_is_no_sealed_region_is_refused() {
     for seal in [SealFlags::SHRINK, SealFlags::GROW, SealFlags::FUTURE_WRITE] {
         let file = file();
         rustix::fs::fcntl_add_seals(&file, all - seal).unwrap();
-        let open = Handed::open(&file.into());
+        let open = Handed::open(&file.into(), MOST);
         assert!(
             matches!(open, Err(RegionError::NotSealed { .. })),
             "{open:?}"
@@ -148,7 +151,7 @@ fn what_is_no_sealed_region_is_refused() {
     let sparse = file();
     sparse.set_len(1 << 20).unwrap();
     rustix::fs::fcntl_add_seals(&sparse, all).unwrap();
-    let open = Handed::open(&sparse.into());
+    let open = Handed::open(&sparse.into(), MOST);
     assert!(
         matches!(open, Err(RegionError::NotAllocated { .. })),
         "{open:?}"
@@ -156,16 +159,46 @@ fn what_is_no_sealed_region_is_refused() {
     let empty = file();
     empty.set_len(0).unwrap();
     rustix::fs::fcntl_add_seals(&empty, all).unwrap();
-    let open = Handed::open(&empty.into());
+    let open = Handed::open(&empty.into(), MOST);
     assert!(
         matches!(open, Err(RegionError::Size { bytes: 0 })),
         "{open:?}"
     );
     let (pipe, _other) = std::io::pipe().unwrap();
-    let open = Handed::open(&OwnedFd::from(pipe));
+    let open = Handed::open(&OwnedFd::from(pipe), MOST);
     assert!(matches!(open, Err(RegionError::NotMemory)), "{open:?}");
     let disk = tempfile::tempfile().unwrap();
-    assert!(Handed::open(&disk.into()).is_err());
+    assert!(Handed::open(&disk.into(), MOST).is_err());
+}
+
+#[test]
+fn a_region_larger_than_its_reader_wants_is_refused() {
+    let owner = shared(&pattern(8192));
+    let fd = owner.share_region().unwrap();
+    assert!(Handed::open(&fd, 8192).is_ok());
+    let open = Handed::open(&fd, 8191);
+    assert!(
+        matches!(open, Err(RegionError::Size { bytes: 8192 })),
+        "{open:?}"
+    );
+    let frozen = owner.freeze().unwrap().into_frozen();
+    let open = Frozen::open(frozen.share_region().unwrap(), 1);
+    assert!(
+        matches!(open, Err(RegionError::Size { bytes: 8192 })),
+        "{open:?}"
+    );
+}
+
+#[test]
+fn a_file_is_handed_on_without_the_right_to_write_it() {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(b"kept").unwrap();
+    let region = FileRegion::open(file.into()).unwrap();
+    let theirs = File::from(region.share_region().unwrap());
+    assert!(theirs.write_all_at(b"x", 0).is_err());
+    let mut copy = [0; 4];
+    region.copy_to(0, &mut copy).unwrap();
+    assert_eq!(&copy, b"kept");
 }
 
 #[test]
@@ -193,7 +226,7 @@ fn huge_pages_are_taken_where_there_are_some_and_missed_nowhere() {
     draft.as_mut_slice().fill(3);
     let pages = draft.pages();
     let shared = draft.create_shared_region().unwrap();
-    let reader = Handed::open(&shared.share_region().unwrap()).unwrap();
+    let reader = Handed::open(&shared.share_region().unwrap(), MOST).unwrap();
     assert_eq!(reader.read::<u8>((4 << 20) - 1), Some(3));
     assert!(matches!(pages, Pages::Small | Pages::Huge));
     let odd = allocate_object(4097, options).unwrap();
@@ -251,7 +284,7 @@ fn a_region_beyond_four_gibibytes_is_made_addressed_and_shared() {
         .unwrap();
     let far = (5usize << 30) - (1 << 30) + 12;
     assert!(owner.write_at(far, &u64::MAX.to_ne_bytes()));
-    let reader = Handed::open(&owner.share_region().unwrap()).unwrap();
+    let reader = Handed::open(&owner.share_region().unwrap(), MOST).unwrap();
     assert_eq!(reader.len() as u64, bytes);
     assert_eq!(reader.read::<u64>(far), Some(u64::MAX));
     assert_eq!(

@@ -6,9 +6,11 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use rustix::fd::OwnedFd;
+use rustix::fs::OFlags;
 
 use super::{Draft, Options, allocate_object};
 use crate::error::RegionError;
@@ -22,14 +24,21 @@ pub struct FileRegion {
 }
 
 impl FileRegion {
-    /// Takes a file that can be read.
+    /// Takes a file that can be read. A right to write it is dropped here, so that it is not handed on
+    /// with it.
     ///
     /// # Errors
     ///
     /// [`RegionError::NotMemory`] if it is no regular file, [`RegionError::System`] if the system
-    /// does not tell.
+    /// does not tell, or does not let it be opened for reading alone.
     pub fn open(fd: OwnedFd) -> Result<Self, RegionError> {
-        let file = File::from(fd);
+        let system = |error: io::Error| RegionError::system("examine", error);
+        let flags = rustix::fs::fcntl_getfl(&fd).map_err(|error| system(error.into()))?;
+        let mut file = File::from(fd);
+        if flags & OFlags::ACCMODE != OFlags::RDONLY {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            file = File::open(path).map_err(system)?;
+        }
         let metadata = file
             .metadata()
             .map_err(|error| RegionError::system("examine", error))?;

@@ -128,7 +128,10 @@ fn seal(fd: &OwnedFd, seals: SealFlags) -> Result<(), Errno> {
 }
 
 /// Checks what a peer handed over: seals first, then what they keep true. Returns its size in bytes.
-fn examine(fd: &OwnedFd, required: SealFlags) -> Result<u64, RegionError> {
+///
+/// A liar may have its memory in another place than where it is read, even beyond the end. Its missing
+/// pages are then made in our name; `most_bytes` bounds that.
+fn examine(fd: &OwnedFd, required: SealFlags, most_bytes: u64) -> Result<u64, RegionError> {
     let system = |error| RegionError::system("examine", error);
     let seals = rustix::fs::fcntl_get_seals(fd).map_err(|error| match error {
         Errno::INVAL => RegionError::NotMemory,
@@ -145,7 +148,7 @@ fn examine(fd: &OwnedFd, required: SealFlags) -> Result<u64, RegionError> {
     }
     let stat = rustix::fs::fstat(fd).map_err(system)?;
     let bytes = stat.st_size as u64;
-    if bytes == 0 {
+    if bytes == 0 || bytes > most_bytes {
         return Err(RegionError::Size { bytes });
     }
     let allocated = (stat.st_blocks as u64).saturating_mul(512);

@@ -97,11 +97,13 @@ impl Draft {
     ///
     /// [`RegionError::System`].
     pub fn freeze(self) -> Result<Frozen, RegionError> {
-        let Owned { fd, memory, .. } = self.region;
+        let Owned {
+            fd, memory, len, ..
+        } = self.region;
         drop(memory);
         seal(&fd, frozen_seals() | SealFlags::SEAL)
             .map_err(|error| RegionError::system("freeze", error))?;
-        Frozen::open(fd)
+        Frozen::open(fd, len as u64)
     }
 }
 
@@ -184,7 +186,7 @@ impl Shared {
         // The last writable mapping.
         drop(memory);
         if seal(&fd, frozen_seals() | SealFlags::SEAL).is_ok() {
-            return Frozen::open(fd).map(Freeze::InPlace);
+            return Frozen::open(fd, len as u64).map(Freeze::InPlace);
         }
         let old = PeerMemory::map(&fd, len)?;
         let mut copy = allocate_object(len as u64, Options::default())?;
@@ -197,8 +199,8 @@ impl Shared {
 /// to write it.
 ///
 /// Write rights cannot be handed over, only given up and made anew: the old owner froze the region, so
-/// it can write neither that one nor this. Costs one copy (about 0.1 µs a kibibyte) and the memory;
-/// who only wants to read needs none of it and keeps the frozen region.
+/// it can write neither that one nor this. Costs the new region, which is made page by page, and one
+/// copy; who only wants to read needs none of it and keeps the frozen region.
 ///
 /// # Errors
 ///

@@ -15,17 +15,19 @@ pub struct Handed {
 }
 
 impl Handed {
-    /// Checks a descriptor that somebody sent, and maps it.
+    /// Checks a descriptor that somebody sent, and maps it, if it has at most `most_bytes`: what its
+    /// sender has left out of it counts as our memory.
     ///
-    /// Reading it can never fail afterwards: the seals keep its size, and what exists of it.
+    /// Reading it can never fail afterwards: the seals keep its size, and what exists of it. All its
+    /// pages are mapped here, which takes a while for a large one (0.2 s for a GiB of small pages).
     ///
     /// # Errors
     ///
     /// [`RegionError`] says which check failed.
-    pub fn open(fd: &OwnedFd) -> Result<Self, RegionError> {
-        let bytes = examine(fd, shared_seals()).or_else(|error| {
+    pub fn open(fd: &OwnedFd, most_bytes: u64) -> Result<Self, RegionError> {
+        let bytes = examine(fd, shared_seals(), most_bytes).or_else(|error| {
             // A frozen one is all of that and more.
-            examine(fd, frozen_seals()).map_err(|_| error)
+            examine(fd, frozen_seals(), most_bytes).map_err(|_| error)
         })?;
         let len = usize::try_from(bytes).map_err(|_| RegionError::Size { bytes })?;
         let memory = PeerMemory::map(fd, len)?;
@@ -75,13 +77,14 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// Checks that a region is frozen, and maps it.
+    /// Checks that a region is frozen, and maps it, if it has at most `most_bytes` (see
+    /// [`Handed::open`]).
     ///
     /// # Errors
     ///
     /// [`RegionError`] says which check failed.
-    pub fn open(fd: OwnedFd) -> Result<Self, RegionError> {
-        let bytes = examine(&fd, frozen_seals())?;
+    pub fn open(fd: OwnedFd, most_bytes: u64) -> Result<Self, RegionError> {
+        let bytes = examine(&fd, frozen_seals(), most_bytes)?;
         let len = usize::try_from(bytes).map_err(|_| RegionError::Size { bytes })?;
         let memory = FrozenMemory::map(&fd, len)?;
         Ok(Self { fd, memory })
