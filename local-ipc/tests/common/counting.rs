@@ -1,5 +1,6 @@
 //! An allocator that counts, to show that a peer cannot make us take memory.
 #![expect(unsafe_code, reason = "an allocator is unsafe to implement")]
+#![allow(dead_code, reason = "each test crate uses its part")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +10,12 @@ pub(crate) struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+/// How often memory was asked for in this process, since it began.
+pub(crate) fn allocations() -> usize {
+    CALLS.load(Ordering::Relaxed)
+}
 
 /// The most bytes that were allocated at one time in this process, since it began.
 pub(crate) fn most_live_bytes() -> usize {
@@ -20,6 +27,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         MOST.fetch_max(live, Ordering::Relaxed);
+        CALLS.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller keeps the same contract.
         unsafe { System.alloc(layout) }
     }
