@@ -1,7 +1,5 @@
 //! Messages to a receiver that is awake ask for nothing: no memory. (Nor for a system call, which
 //! `strace -c` on `weft-bench contender tput` shows.)
-//!
-//! One test in a program of its own: what other threads ask for would be counted too.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
