@@ -16,7 +16,7 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// A message's body in the peer's memory, for as long as it is not finished.
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a>(Body<'a>);
+pub struct View<'a>(pub(crate) Body<'a>);
 
 /// Words that the peer can still write: each look is a copy.
 #[derive(Clone, Copy, Debug)]

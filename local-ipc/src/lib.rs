@@ -13,7 +13,8 @@
 //! any line: what it left is readable, and a successor takes its place by a swap.
 //!
 //! Start reading at `layout` (where things lie), `segment` (how a queue grows), `slot` (how a message
-//! is published and checked) and `parking` (who rings when).
+//! is published and checked) and `parking` (who rings when); [`heap`] is for what is too large for
+//! that, or is to live longer.
 
 #[cfg(not(loom))]
 mod adaptive;
@@ -33,6 +34,8 @@ mod doorbell;
 mod error;
 #[cfg(not(loom))]
 mod half;
+#[cfg(not(loom))]
+pub mod heap;
 #[cfg(all(test, not(loom)))]
 mod hostile;
 #[cfg(not(loom))]
@@ -41,6 +44,8 @@ mod in_place;
 mod inbox;
 #[cfg(not(loom))]
 mod layout;
+#[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]
+mod note_ring;
 #[cfg(not(loom))]
 pub mod numa;
 #[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]

@@ -112,8 +112,8 @@ impl<T> Words<T> {
     #[inline(always)]
     fn some(&self, first: usize, count: usize) -> &[T] {
         debug_assert!(first + count <= self.count, "the caller masks");
-        // SAFETY: the callers are `OwnRing` and `PeerRing` below, whose mask keeps `first + count`
-        // within `self.count`; the rest as in `one`.
+        // SAFETY: the callers are `Ring`, whose mask keeps `first + count` within `self.count`, and
+        // those that ask for all of them; the rest as in `one`.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(first), count) }
     }
 }
@@ -199,6 +199,11 @@ impl OwnMemory {
         OwnWord64(Words::new64(&self.0, offset, 1))
     }
 
+    /// `count` words from `offset` on.
+    pub(crate) fn words64(&self, offset: usize, count: usize) -> OwnWords {
+        OwnWords(Words::new64(&self.0, offset, count))
+    }
+
     pub(crate) fn ring(&self, offset: usize, slots: u32, slot_bytes: usize) -> OwnRing {
         OwnRing(Ring::new(&self.0, offset, slots, slot_bytes))
     }
@@ -217,6 +222,17 @@ impl OwnMemory {
         // SAFETY: `at` has checked that the span lies in the mapping, which is writable and lives as
         // long as `self`; the rest as in `OwnRing::slot_bytes`.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+    }
+
+    /// The bytes of a span, to be read in place.
+    ///
+    /// # Safety
+    ///
+    /// Nothing in this process writes to the span while the result lives.
+    pub(crate) unsafe fn shared_span(&self, offset: usize, len: usize) -> &[u8] {
+        let start = self.0.at(offset, len, 1);
+        // SAFETY: as in `span`; we alone can write here, and the caller says that we do not.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
     }
 
     /// Writes `bytes` at `offset`. Only the sender's thread does, into arena room that no
@@ -256,6 +272,11 @@ impl PeerMemory {
 
     pub(crate) fn word64(&self, offset: usize) -> PeerWord64 {
         PeerWord64(Words::new64(&self.0, offset, 1))
+    }
+
+    /// `count` words from `offset` on.
+    pub(crate) fn words64(&self, offset: usize, count: usize) -> PeerWords {
+        PeerWords(Words::new64(&self.0, offset, count))
     }
 
     pub(crate) fn ring(&self, offset: usize, slots: u32, slot_bytes: usize) -> PeerRing {
@@ -365,6 +386,31 @@ impl PeerWord64 {
     #[inline]
     pub(crate) fn read(&self) -> Read64<'_> {
         Read64(self.0.one())
+    }
+}
+
+/// Words that only we write.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnWords(Words<AtomicU64>);
+
+impl std::ops::Deref for OwnWords {
+    type Target = [AtomicU64];
+
+    #[inline]
+    fn deref(&self) -> &[AtomicU64] {
+        self.0.some(0, self.0.count)
+    }
+}
+
+/// Words that only the peer writes.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerWords(Words<AtomicU64>);
+
+impl PeerWords {
+    /// The word at this place.
+    #[inline]
+    pub(crate) fn read(&self, index: usize) -> Read64<'_> {
+        Read64(&self.0.some(0, self.0.count)[index])
     }
 }
 

@@ -4,7 +4,7 @@
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// A 32-bit word that somebody else writes. It can only be loaded.
 ///
@@ -26,11 +26,9 @@ impl Read32<'_> {
 }
 
 /// A 64-bit word that somebody else writes. It can only be loaded; see [`Read32`].
-#[cfg(not(loom))]
 #[derive(Clone, Copy)]
 pub(crate) struct Read64<'a>(pub(crate) &'a AtomicU64);
 
-#[cfg(not(loom))]
 impl Read64<'_> {
     /// The value, with everything that its writer wrote before a `Release` store of it.
     #[inline]

@@ -8,6 +8,8 @@ mod counting;
 
 use common::{channel, tell};
 use counting::{Counting, allocations};
+use weft_local_ipc::heap::{Borrower, Heap, Limits, Notes, PeerNotes};
+use weft_local_ipc::numa::Placement;
 use weft_local_ipc::*;
 use weft_types::Lane;
 
@@ -47,4 +49,32 @@ fn a_million_messages_allocate_nothing() {
     assert_eq!(allocations() - before, 0);
     let counted = std::hint::black_box(Box::new(7_u8));
     assert_eq!(allocations() - before, 1, "it does count: {counted}");
+}
+
+#[test]
+fn a_million_objects_allocate_nothing() {
+    let (mut a, mut b) = channel(Geometry::DEFAULT.fixed());
+    let mut heap = Heap::new(Limits::default());
+    let mut borrower = Borrower::new(Notes::create(64).unwrap(), 64 << 20);
+    let to = heap.admit(PeerNotes::open(&borrower.share_notes().unwrap()).unwrap());
+    let (extent, _) = heap.extend(0, Placement::Anywhere).unwrap();
+    let fd = heap.share(extent).unwrap().unwrap();
+    borrower.adopt(extent, &fd).unwrap();
+    let mut body = Vec::with_capacity(64);
+    let mut round = |n: usize| {
+        let mut loan = heap.loan::<[u64; 32]>().unwrap();
+        loan[0] = n as u64;
+        heap.send(to, &mut a.sender, LANE, tell(), loan).unwrap();
+        let received = b.receiver.try_receive(&mut body).unwrap().unwrap();
+        let borrowed = borrower.resolve(&received, &body).unwrap();
+        assert_eq!(borrowed.view().read::<u64>(0), Some(n as u64));
+        drop(borrowed);
+        b.receiver.finish(LANE, received.sequence.next());
+        borrower.finished(LANE, received.sequence.next());
+    };
+    // Every object's number is known after the first lap.
+    (0..10_000).for_each(&mut round);
+    let before = allocations();
+    (0..MESSAGES).for_each(&mut round);
+    assert_eq!(allocations() - before, 0);
 }

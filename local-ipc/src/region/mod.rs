@@ -33,7 +33,7 @@ use rustix::io::Errno;
 use crate::error::RegionError;
 
 pub use self::file::FileRegion;
-pub use self::owned::{Draft, Freeze, Shared, allocate_object, change_owner};
+pub use self::owned::{Draft, Freeze, Shared, allocate_object, allocate_placed, change_owner};
 pub use self::reader::{Frozen, Handed};
 
 /// `tmpfs`, the file system behind memory files of small pages.
@@ -89,8 +89,8 @@ fn available_bytes() -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// A memory file with all of its memory, not sealed yet.
-fn allocate(bytes: u64, options: Options) -> Result<(OwnedFd, Pages), RegionError> {
+/// A memory file, not sealed yet: without memory if its pages are small (see [`allocate`]), else with all of it.
+fn memory_file(bytes: u64, options: Options) -> Result<(OwnedFd, Pages), RegionError> {
     if bytes == 0 || i64::try_from(bytes).is_err() {
         return Err(RegionError::Size { bytes });
     }
@@ -100,14 +100,14 @@ fn allocate(bytes: u64, options: Options) -> Result<(OwnedFd, Pages), RegionErro
     if options.huge && bytes.is_multiple_of(HUGE_PAGE_BYTES) {
         let huge = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
         // No reserved pages, no right, no support: small ones do.
-        if let Ok(fd) = memory_file(bytes, huge) {
+        if let Ok(fd) = new_file(bytes, huge).and_then(|fd| allocate(&fd, bytes).map(|()| fd)) {
             return Ok((fd, Pages::Huge));
         }
     }
-    memory_file(bytes, MemfdFlags::empty()).map(|fd| (fd, Pages::Small))
+    new_file(bytes, MemfdFlags::empty()).map(|fd| (fd, Pages::Small))
 }
 
-fn memory_file(bytes: u64, pages: MemfdFlags) -> Result<OwnedFd, RegionError> {
+fn new_file(bytes: u64, pages: MemfdFlags) -> Result<OwnedFd, RegionError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | pages;
     let fd = match rustix::fs::memfd_create("weft-region", flags | MemfdFlags::NOEXEC_SEAL) {
         // Linux before 6.3 does not know that flag.
@@ -116,8 +116,13 @@ fn memory_file(bytes: u64, pages: MemfdFlags) -> Result<OwnedFd, RegionError> {
     }
     .map_err(|error| RegionError::system("create", error))?;
     rustix::fs::ftruncate(&fd, bytes).map_err(|error| RegionError::system("size", error))?;
-    match rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes) {
-        Ok(()) => Ok(fd),
+    Ok(fd)
+}
+
+/// Gets all of a file's memory.
+fn allocate(fd: &OwnedFd, bytes: u64) -> Result<(), RegionError> {
+    match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => Ok(()),
         Err(Errno::NOMEM | Errno::NOSPC) => Err(RegionError::OutOfMemory { bytes }),
         Err(error) => Err(RegionError::system("allocate", error)),
     }

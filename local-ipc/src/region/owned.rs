@@ -5,8 +5,9 @@ use rustix::fd::OwnedFd;
 use rustix::fs::SealFlags;
 
 use super::reader::Frozen;
-use super::{Options, Pages, allocate, frozen_seals, seal, shared_seals};
+use super::{Options, Pages, allocate, frozen_seals, memory_file, seal, shared_seals};
 use crate::error::RegionError;
+use crate::numa::{Outcome, Placement};
 use crate::raw::{OwnMemory, PeerMemory};
 
 /// Makes a region of so many bytes, all zero, for its owner alone.
@@ -16,23 +17,41 @@ use crate::raw::{OwnMemory, PeerMemory};
 /// [`RegionError::OutOfMemory`] if there is not so much, [`RegionError::Size`] for none or too many.
 #[doc(alias = "AllocateObject")]
 pub fn allocate_object(bytes: u64, options: Options) -> Result<Draft, RegionError> {
-    let (fd, pages) = allocate(bytes, options)?;
+    allocate_placed(bytes, options, Placement::Anywhere).map(|(draft, _)| draft)
+}
+
+/// As [`allocate_object`] on a NUMA node, with what became of that wish.
+///
+/// # Errors
+///
+/// As [`allocate_object`]. A region that could not be placed is none: it works all the same.
+pub fn allocate_placed(
+    bytes: u64,
+    options: Options,
+    placement: Placement,
+) -> Result<(Draft, Outcome), RegionError> {
+    let (fd, pages) = memory_file(bytes, options)?;
     let len = usize::try_from(bytes).map_err(|_| RegionError::Size { bytes })?;
     let memory = OwnMemory::map(&fd, len)?;
+    // Only pages that are allocated afterwards follow it.
+    let wish = placement.wish(memory.pages());
+    if pages == Pages::Small {
+        allocate(&fd, bytes)?;
+    }
+    let outcome = wish.outcome(memory.pages());
     if options.huge && pages == Pages::Small {
         memory.prefer_huge_pages();
     }
     if options.prefault {
         memory.populate()?;
     }
-    Ok(Draft {
-        region: Owned {
-            fd,
-            memory,
-            len,
-            pages,
-        },
-    })
+    let region = Owned {
+        fd,
+        memory,
+        len,
+        pages,
+    };
+    Ok((Draft { region }, outcome))
 }
 
 /// What the owner of a region holds: the only writable mapping.
@@ -57,6 +76,11 @@ impl Draft {
         // SAFETY: the descriptor has not left this value, so no other mapping exists; `self` is
         // borrowed for as long as the slice lives.
         unsafe { self.region.memory.span(0, self.region.len) }
+    }
+
+    /// To write parts of it while others read. Whoever keeps it stands for what its owner does.
+    pub(crate) fn memory(&self) -> &OwnMemory {
+        &self.region.memory
     }
 
     /// How many bytes it has.

@@ -35,6 +35,10 @@ impl Handed {
         Ok(Self { memory, len })
     }
 
+    pub(crate) fn memory(&self) -> &PeerMemory {
+        &self.memory
+    }
+
     /// How many bytes it has.
     #[must_use]
     pub fn len(&self) -> usize {
