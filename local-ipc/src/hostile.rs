@@ -89,6 +89,14 @@ fn exercise(sender: &mut Sender, receiver: &mut Receiver, swapper: &Swapper) {
                 receiver.finish(lane, received.sequence);
             }
             let expected = receiver.expected(lane);
+            let _ = sender.send_each(lane, request(), 40, 3, |_, bytes| bytes[0] = 1);
+            let row = receiver.receive_row(3, |received, view| {
+                assert!(received.sequence.get() < layout::MAX_SEQUENCE);
+                assert!(view.len() <= MAX_BODY_BYTES);
+                let mut copy = vec![0; view.len()];
+                assert!(view.copy_to(0, &mut copy));
+            });
+            assert!(row.is_err() || row.is_ok_and(|count| count <= 3));
             let _ = receiver.skip(lane, expected.plus(round));
             let _ = receiver.rewind(lane, expected);
             receiver.finish(lane, Sequence::new(u64::MAX));
@@ -103,6 +111,30 @@ fn exercise(sender: &mut Sender, receiver: &mut Receiver, swapper: &Swapper) {
         receiver.unpark();
         let _ = receiver.try_receive(&mut body);
         assert!(body.capacity() <= 2 * MAX_BODY_BYTES);
+    }
+}
+
+#[test]
+fn a_fault_within_a_row_is_told_after_what_came_before_it() {
+    let lane = Lane::NORMAL;
+    let mut bytes = honest_bytes();
+    for sequence in 0..3 {
+        let slot = TINY.ring_at(lane, 0) + 128 * sequence;
+        put(&mut bytes, slot, sequence as u64 + 1);
+        let kind = if sequence == 2 {
+            0xff
+        } else {
+            MessageKind::Tell.to_byte()
+        };
+        put(&mut bytes, slot + 8, u64::from(kind) << 16);
+    }
+    let (_, mut receiver, _) = with_peer(&bytes).unwrap();
+    let mut got = Vec::new();
+    let row = receiver.receive_row(10, |received, _| got.push(received.sequence.get()));
+    assert_eq!((row, got), (Ok(2), vec![0, 1]));
+    for _ in 0..2 {
+        let row = receiver.receive_row(10, |_, _| panic!("it cannot be read"));
+        assert!(matches!(row, Err(PeerFault::UnknownKind { .. })), "{row:?}");
     }
 }
 

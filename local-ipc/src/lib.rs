@@ -59,6 +59,8 @@ mod receiver;
 #[cfg(not(loom))]
 pub mod region;
 #[cfg(not(loom))]
+mod rows;
+#[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]
 mod sender;
@@ -97,7 +99,7 @@ pub use {
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
     in_place::{View, Words},
-    inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Why},
+    inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Row, Why},
     layout::{Geometry, MAX_SEQUENCE, Start},
     process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},

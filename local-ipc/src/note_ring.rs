@@ -77,7 +77,7 @@ impl Writer {
     /// Writes a note to the word that comes next.
     #[inline]
     pub(crate) fn put(&mut self, word: &AtomicU64, note: Note) {
-        // ORDER(note): Release; pairs with the acquire load in `Reader::next`. All that was read of
+        // ORDER(returned): Release; pairs with the acquire load in `Reader::next`. All that was read of
         // the object comes before it, and its owner writes there only afterwards.
         word.store(note.pack(self.0.phase), Ordering::Release);
         self.0.advance();
@@ -106,7 +106,7 @@ impl Reader {
     /// The note in the word that comes next, if it is there already.
     #[inline]
     pub(crate) fn next(&mut self, word: Read64<'_>) -> Option<Note> {
-        // ORDER(note): acquire; pairs with the Release in `Writer::put`.
+        // ORDER(returned): acquire; pairs with the Release in `Writer::put`.
         let (note, phase) = Note::unpack(word.load());
         if phase != self.0.phase {
             return None;

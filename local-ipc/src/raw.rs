@@ -430,6 +430,7 @@ impl OwnRing {
     /// # Safety
     ///
     /// The slot is free, and nothing else in this process touches it while the result lives.
+    #[inline(always)]
     pub(crate) unsafe fn slot_bytes(&mut self, sequence: u64, first: usize) -> &mut [u8] {
         let words = &self.0.slot(sequence)[first..];
         let start = words.as_ptr().cast_mut().cast();

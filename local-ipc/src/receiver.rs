@@ -20,7 +20,7 @@ use crate::bell::{self, Bell, Peer, Wait};
 use crate::error::{PeerFault, RewindError};
 use crate::layout;
 use crate::parking::{self, Parking};
-use crate::raw::{OwnWord32, OwnWord64, PeerWord32};
+use crate::raw::{OwnWord32, OwnWord64, PeerBytes, PeerWord32};
 use crate::segment::{LaneStarts, PeerSegment};
 use crate::slot::{self, Body, Header, Payload, SlotState};
 use crate::spin::Spin;
@@ -90,14 +90,14 @@ struct Former {
 
 /// Our private account of one incoming lane.
 #[derive(Debug)]
-struct Incoming {
+pub(crate) struct Incoming {
     /// What will be handed out next.
-    next: u64,
+    pub(crate) next: u64,
     /// The largest `next` there was: what our page says.
     taken: u64,
     done: u64,
     /// Where `next` lies or will lie.
-    segment: PeerSegment,
+    pub(crate) segment: PeerSegment,
     /// Here the segment ends: with its peer's, or because another is linked.
     end: u64,
     /// Below this, `next` is to be found in `segment`. An honest peer has never more than a ring
@@ -147,6 +147,13 @@ impl Incoming {
     #[inline]
     fn advance(&mut self) {
         self.next += 1;
+        self.expect();
+        self.take();
+    }
+
+    /// Works out what stands in the slot of `next` if nothing is published there.
+    #[inline]
+    fn expect(&mut self) {
         // A slot holds the sequence of the lap before, or nothing in the first lap.
         self.blank =
             if self.blank != 0 || self.next - self.segment.start >= self.segment.ring.slots() {
@@ -154,7 +161,6 @@ impl Incoming {
             } else {
                 0
             };
-        self.take();
     }
 
     /// Counts on the slots that are free since `done`.
@@ -174,6 +180,19 @@ impl Incoming {
             self.taken_word.store(self.next, Ordering::Release);
         }
     }
+}
+
+/// The peer whose ring holds this sequence, or will.
+fn source_of<'a>(
+    former: &'a VecDeque<Former>,
+    current: &'a Source,
+    lane: Lane,
+    sequence: u64,
+) -> &'a Source {
+    former
+        .iter()
+        .find(|former| sequence < former.end[lane])
+        .map_or(current, |former| &former.source)
 }
 
 impl Receiver {
@@ -307,16 +326,10 @@ impl Receiver {
         lane: Lane,
         copy: impl FnOnce(Sequence, Header, Body<'_>) -> Result<(), PeerFault>,
     ) -> Result<Received, PeerFault> {
-        let incoming = &self.lanes[lane];
+        let (incoming, bytes) = self.reading(lane);
         let sequence = incoming.next;
-        let bytes = if self.former.is_empty() {
-            self.current.peer.half.bytes()
-        } else {
-            self.source(lane, sequence).peer.half.bytes()
-        };
         let (header, payload, body) = slot::read(&incoming.segment, bytes, sequence)?;
         copy(Sequence::new(sequence), header, body)?;
-        let incoming = &mut self.lanes[lane];
         incoming.advance();
         if incoming.next >= incoming.limit {
             self.aim(lane);
@@ -327,6 +340,50 @@ impl Receiver {
             header,
             payload,
         })
+    }
+
+    /// A lane, and the memory of the peer that its next message lies in.
+    #[inline(always)]
+    pub(crate) fn reading(&mut self, lane: Lane) -> (&mut Incoming, PeerBytes<'_>) {
+        let next = self.lanes[lane].next;
+        let source = if self.former.is_empty() {
+            &self.current
+        } else {
+            source_of(&self.former, &self.current, lane, next)
+        };
+        (&mut self.lanes[lane], source.peer.half.bytes())
+    }
+
+    /// Counts what is published of a lane in which a look has found a message, up to `most`, as taken,
+    /// and returns where that ends.
+    #[inline(always)]
+    pub(crate) fn take_row(&mut self, lane: Lane, most: usize) -> u64 {
+        let incoming = &mut self.lanes[lane];
+        let from = incoming.next;
+        let end = from.saturating_add(most as u64).min(incoming.limit);
+        let mut to = from + 1;
+        let mut slot = incoming.segment.ring.slot(to);
+        while to < end && slot.sequence_word() == to + 1 {
+            to += 1;
+            slot = incoming.segment.ring.slot(to);
+        }
+        slot.acquire();
+        if to > incoming.taken {
+            incoming.taken = to;
+            // ORDER(taken): Release, as in `Incoming::take`.
+            incoming.taken_word.store(to, Ordering::Release);
+        }
+        to
+    }
+
+    /// After messages up to `next` were handed out.
+    #[inline(always)]
+    pub(crate) fn after_row(&mut self, lane: Lane) {
+        let incoming = &mut self.lanes[lane];
+        incoming.expect();
+        if incoming.next >= incoming.limit {
+            self.aim(lane);
+        }
     }
 
     #[inline]
@@ -504,10 +561,7 @@ impl Receiver {
 
     /// The peer whose ring holds this sequence, or will.
     fn source(&self, lane: Lane, sequence: u64) -> &Source {
-        self.former
-            .iter()
-            .find(|former| sequence < former.end[lane])
-            .map_or(&self.current, |former| &former.source)
+        source_of(&self.former, &self.current, lane, sequence)
     }
 
     /// Finds where the next message of a lane lies or will lie.

@@ -43,7 +43,7 @@ pub(crate) struct Outgoing {
     pub(crate) segment: OwnSegment,
     pub(crate) next: u64,
     /// Below this, `next` has a free slot of the segment and nothing needs to be looked at first.
-    limit: u64,
+    pub(crate) limit: u64,
     /// Where the segments begin, the present one last.
     starts: Starts,
     /// The peer's cursor as last read, as it stood there.
@@ -211,61 +211,14 @@ impl Sender {
         (sent, result)
     }
 
-    /// As [`Self::send_batch`] for bodies of one length under one header: as fast as the memory is.
-    /// A body is taken from `bodies` only if there is room for it.
-    #[inline(always)]
-    pub(crate) fn send_equal<B: AsBody>(
+    /// Looks at everything that has to be looked at before a body of this length can be sent.
+    #[cold]
+    pub(crate) fn prepare(
         &mut self,
         lane: Lane,
         header: Header,
-        bodies: impl IntoIterator<Item = B>,
-    ) -> (usize, Result<(), SendError>) {
-        let mut bodies = bodies.into_iter();
-        let mut sent = 0;
-        let result = loop {
-            let outgoing = &mut self.lanes[lane];
-            let inline = slot::is_inline(outgoing.segment.geometry, &header, B::LEN);
-            let limit = if inline { outgoing.limit } else { 0 };
-            let ended = {
-                // In a register until it is dropped: each store to another line than the slot's
-                // costs a message about as much as the slot itself.
-                let mut next = Progress::of(&mut outgoing.next);
-                loop {
-                    if next.now >= limit {
-                        break false;
-                    }
-                    let Some(body) = bodies.next() else {
-                        break true;
-                    };
-                    let bytes = body.as_body();
-                    slot::fill(&outgoing.segment, next.now, header, Payload::Body, bytes);
-                    next.now += 1;
-                    sent += 1;
-                }
-            };
-            if ended {
-                break Ok(());
-            }
-            if let Err(error) = self.prepare(lane, header, B::LEN) {
-                break Err(error);
-            }
-            if !inline {
-                let Some(body) = bodies.next() else {
-                    break Ok(());
-                };
-                if let Err(error) = self.publish(lane, header, Payload::Body, body.as_body()) {
-                    break Err(error);
-                }
-                sent += 1;
-            }
-        };
-        self.flush();
-        (sent, result)
-    }
-
-    /// Looks at everything that has to be looked at before a body of this length can be sent.
-    #[cold]
-    fn prepare(&mut self, lane: Lane, header: Header, len: usize) -> Result<(), SendError> {
+        len: usize,
+    ) -> Result<(), SendError> {
         self.settle(lane)?;
         let room = self.find_room(lane, Some(&header), len).map(|_| ());
         if let Err(SendError::Full { .. }) = room {
@@ -398,7 +351,7 @@ impl Sender {
             .collect()
     }
 
-    fn publish(
+    pub(crate) fn publish(
         &mut self,
         lane: Lane,
         header: Header,
@@ -508,34 +461,6 @@ impl Sender {
                 .iter_mut()
                 .for_each(|(_, outgoing)| outgoing.limit = outgoing.next);
         }
-    }
-}
-
-/// A body of a length that its type has.
-pub(crate) trait AsBody {
-    /// In bytes.
-    const LEN: usize;
-    /// The bytes, [`Self::LEN`] of them.
-    fn as_body(&self) -> &[u8];
-}
-
-/// A counter that is written back when this is dropped, whatever the code in between does.
-struct Progress<'a> {
-    now: u64,
-    home: &'a mut u64,
-}
-
-impl<'a> Progress<'a> {
-    #[inline(always)]
-    fn of(home: &'a mut u64) -> Self {
-        Self { now: *home, home }
-    }
-}
-
-impl Drop for Progress<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        *self.home = self.now;
     }
 }
 

@@ -166,6 +166,9 @@ impl<'a> Body<'a> {
                 ..
             } => {
                 let slot = segment.ring.slot(sequence);
+                if offset.is_multiple_of(8) {
+                    return slot.copy_to(first_word + offset / 8, to);
+                }
                 for (at, byte) in (offset..).zip(to) {
                     *byte = slot.word(first_word + at / 8).to_ne_bytes()[at % 8];
                 }
@@ -330,6 +333,7 @@ pub(crate) fn fill_by_offset(
 }
 
 /// Publishes a message that [`is_inline`] and whose body stands in its slot already.
+#[inline(always)]
 pub(crate) fn fill_header(
     segment: &OwnSegment,
     sequence: u64,
@@ -343,6 +347,7 @@ pub(crate) fn fill_header(
 }
 
 /// The word of a slot at which the body begins.
+#[inline(always)]
 pub(crate) fn body_word(header: &Header) -> usize {
     BODY_WORD + usize::from(header.correlation != Sequence::ZERO)
 }

@@ -13,7 +13,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::error::{PeerFault, SendError};
 use crate::receiver::{Received, Receiver};
-use crate::sender::{AsBody, Sender};
+use crate::rows::AsBody;
+use crate::sender::Sender;
 use crate::slot::Header;
 
 /// A type whose bytes are its value. Implemented for all that zerocopy finds fit.

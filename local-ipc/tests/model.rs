@@ -34,10 +34,17 @@ enum Op {
         lane: Lane,
         len: usize,
     },
+    SendRow {
+        lane: Lane,
+        len: usize,
+        count: usize,
+    },
     /// The next message of this lane.
     ReceiveLane(Lane),
     /// The next one of the most urgent lane.
     Receive,
+    /// At most so many of the most urgent lane.
+    ReceiveRow(usize),
     /// Finishes so many of those that were taken.
     Finish {
         lane: Lane,
@@ -74,8 +81,11 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         10 => (lane(), len()).prop_map(|(lane, len)| Op::Send { lane, len }),
         4 => (lane(), len()).prop_map(|(lane, len)| Op::SendLazy { lane, len }),
+        4 => (lane(), len(), 0..12_usize)
+            .prop_map(|(lane, len, count)| Op::SendRow { lane, len, count }),
         8 => lane().prop_map(Op::ReceiveLane),
         4 => Just(Op::Receive),
+        6 => (0..12_usize).prop_map(Op::ReceiveRow),
         8 => (lane(), 0..6_u64).prop_map(|(lane, count)| Op::Finish { lane, count }),
         2 => (lane(), 0..6_u64).prop_map(|(lane, count)| Op::Rewind { lane, count }),
         2 => (lane(), 0..6_u64).prop_map(|(lane, count)| Op::Skip { lane, count }),
@@ -147,6 +157,49 @@ impl Model {
         }
     }
 
+    fn send_row(&mut self, lane: Lane, len: usize, count: usize) {
+        let first = self.lanes[lane].sent.len();
+        let content = |n: usize| (0..len).map(move |i| ((first + n) * 31 + i) as u8);
+        let (sent, result) = self
+            .a
+            .sender
+            .send_each(lane, tell(), len, count, |n, bytes| {
+                bytes
+                    .iter_mut()
+                    .zip(content(n))
+                    .for_each(|(to, byte)| *to = byte);
+            });
+        let queue = &mut self.lanes[lane];
+        queue.sent.extend((0..sent).map(|n| content(n).collect()));
+        match result {
+            Ok(()) => assert_eq!(sent, count),
+            Err(SendError::Full { .. }) => {
+                assert!(sent < count && !self.a.sender.fits(lane, len));
+            }
+            Err(error) => {
+                let too_large = matches!(error, SendError::TooLarge { .. });
+                assert!(too_large && sent == 0, "{error}");
+            }
+        }
+    }
+
+    fn receive_row(&mut self, most: usize) {
+        let mut got = Vec::new();
+        let count = self.b.receiver.receive_row(most, |received, view| {
+            let mut body = vec![0; view.len()];
+            assert!(view.copy_to(0, &mut body));
+            got.push((received, body));
+        });
+        assert_eq!(count, Ok(got.len()));
+        assert!(got.len() <= most);
+        let waits = |lane: &Lane| self.lanes[*lane].next < self.lanes[*lane].sent.len();
+        let lane = Lane::ALL.into_iter().find(waits);
+        assert_eq!(got.is_empty(), lane.is_none() || most == 0);
+        for (received, body) in got {
+            self.take(Some(received), lane.unwrap(), &body);
+        }
+    }
+
     fn take(&mut self, received: Option<Received>, lane: Lane, body: &[u8]) {
         let queue = &mut self.lanes[lane];
         let Some(received) = received else {
@@ -164,6 +217,8 @@ impl Model {
         match *op {
             Op::Send { lane, len } => self.send(lane, len, false),
             Op::SendLazy { lane, len } => self.send(lane, len, true),
+            Op::SendRow { lane, len, count } => self.send_row(lane, len, count),
+            Op::ReceiveRow(most) => self.receive_row(most),
             Op::ReceiveLane(lane) => {
                 let got = self.b.receiver.try_receive_lane(lane, &mut body).unwrap();
                 self.take(got, lane, &body);

@@ -10,6 +10,7 @@ use weft_types::Lane;
 
 use super::alarm::{Alarm, Heard, Listening, Notes};
 use super::cold::{Cold, Entry};
+use super::take::Take;
 use super::turns::Turns;
 use super::{AddError, Left, MAX_MEMBERS, MemberId, Message, Why};
 use crate::bell::Bell;
@@ -71,7 +72,7 @@ enum State {
 /// What a call found.
 #[derive(Debug)]
 pub(super) enum Found<K> {
-    /// A message of this member; what stands beside its body is [`Engine::received`].
+    /// Something was taken from this member.
     Message(MemberId),
     Left(Box<Left<K>>),
 }
@@ -87,8 +88,6 @@ pub(super) struct Engine<K> {
     cold: Cold,
     turns: Turns,
     leaving: VecDeque<(u32, Why)>,
-    /// Of the message found last.
-    received: Option<Received>,
     calls: u32,
     /// So many looks in vain make a member cold.
     cold_after: u32,
@@ -110,7 +109,6 @@ impl<K> Engine<K> {
             cold: Cold::default(),
             turns: Turns::default(),
             leaving: VecDeque::new(),
-            received: None,
             calls: 0,
             // A cold member's sender rings, which a batching inbox wants to spare it.
             cold_after: if waiter.batches() {
@@ -224,19 +222,24 @@ impl<K> Engine<K> {
 
     /// The message that has just been found, of this member.
     #[inline]
-    pub(super) fn message<'a>(&'a self, id: MemberId, body: &'a [u8]) -> Message<'a, K> {
+    pub(super) fn message<'a>(
+        &'a self,
+        id: MemberId,
+        received: Received,
+        body: &'a [u8],
+    ) -> Message<'a, K> {
         let member = self.members[id.index as usize].as_ref();
         Message {
             member: id,
             key: &member.expect("found by this call").key,
-            received: self.received.expect("found by this call"),
+            received,
             body,
         }
     }
 
     /// The next event, if there is one now.
     #[inline]
-    pub(super) fn poll(&mut self, body: &mut Vec<u8>) -> Option<Found<K>> {
+    pub(super) fn poll(&mut self, take: &mut impl Take<K>) -> Option<Found<K>> {
         self.calls = self.calls.wrapping_add(1);
         if self.calls.is_multiple_of(COLD_EVERY) {
             self.look_elsewhere();
@@ -247,27 +250,27 @@ impl<K> Engine<K> {
             return self.leave();
         }
         if let &[only] = &self.hot[..] {
-            let found = self.take(only, Lane::LOW, body);
+            let found = self.take(only, Lane::LOW, take);
             if found.is_some() {
                 return found;
             }
             self.look(only);
             return self.leave();
         }
-        self.poll_many(body)
+        self.poll_many(take)
     }
 
     /// As [`Self::poll`], if there is a choice.
-    fn poll_many(&mut self, body: &mut Vec<u8>) -> Option<Found<K>> {
+    fn poll_many(&mut self, take: &mut impl Take<K>) -> Option<Found<K>> {
         self.look_around(HOT_LOOKS);
-        if let Some(found) = self.serve(body) {
+        if let Some(found) = self.serve(take) {
             return Some(found);
         }
         // Nothing known: the members not looked at yet may have something.
         if self.hot.len() > HOT_LOOKS {
             self.look_around(self.hot.len());
         }
-        self.serve(body).or_else(|| self.leave())
+        self.serve(take).or_else(|| self.leave())
     }
 
     /// Looks at what changes less often than messages come.
@@ -282,9 +285,9 @@ impl<K> Engine<K> {
     }
 
     /// Takes the message of whose turn it is.
-    fn serve(&mut self, body: &mut Vec<u8>) -> Option<Found<K>> {
+    fn serve(&mut self, take: &mut impl Take<K>) -> Option<Found<K>> {
         while let Some((lane, index)) = self.turns.next() {
-            let found = self.take(index, lane, body);
+            let found = self.take(index, lane, take);
             if let Some(found) = found {
                 return Some(found);
             }
@@ -292,10 +295,10 @@ impl<K> Engine<K> {
         None
     }
 
-    /// Takes a member's next message, if it is at least as urgent as this lane; gives the member its
+    /// Takes from a member, if what it has next is at least as urgent as this lane; gives the member its
     /// next turn.
     #[inline(always)]
-    fn take(&mut self, index: u32, lane: Lane, body: &mut Vec<u8>) -> Option<Found<K>> {
+    fn take(&mut self, index: u32, lane: Lane, take: &mut impl Take<K>) -> Option<Found<K>> {
         let member = self.members[index as usize].as_mut()?;
         let ready = match member.receiver.ready_lane() {
             Ok(ready) => ready?,
@@ -308,18 +311,14 @@ impl<K> Engine<K> {
             self.turns.join(ready, index);
             return None;
         }
-        let taken = member.receiver.take(ready, |_, _, bytes| {
-            bytes.fill(body);
-            Ok(())
-        });
-        match taken {
-            Ok(received) => {
-                let generation = member.generation;
+        let generation = member.generation;
+        let id = MemberId { index, generation };
+        match take.take(id, &member.key, &mut member.receiver, ready) {
+            Ok(()) => {
                 if self.hot.len() > 1 {
                     self.turns.join(ready, index);
                 }
-                self.received = Some(received);
-                Some(Found::Message(MemberId { index, generation }))
+                Some(Found::Message(id))
             }
             Err(fault) => {
                 self.expel(index, Why::Fault(fault));
@@ -555,7 +554,7 @@ impl<K> Engine<K> {
     #[cold]
     pub(super) fn wait(
         &mut self,
-        body: &mut Vec<u8>,
+        take: &mut impl Take<K>,
         timeout: Option<Duration>,
     ) -> Option<Found<K>> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -564,7 +563,7 @@ impl<K> Engine<K> {
             let mut waiter = std::mem::take(&mut self.waiter);
             let looked = waiter.look(|| {
                 self.sweep(IDLE_COLD_LOOKS);
-                found = self.poll(body);
+                found = self.poll(take);
                 found.is_some() || self.is_nudged()
             });
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -579,7 +578,7 @@ impl<K> Engine<K> {
                     }
                 }
                 self.sweep(self.cold.len());
-                found = self.poll(body);
+                found = self.poll(take);
             }
             if found.is_some() {
                 waiter.found();

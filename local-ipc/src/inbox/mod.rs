@@ -19,6 +19,7 @@ mod cold;
 mod engine;
 #[cfg(test)]
 mod hostile;
+mod take;
 mod turns;
 
 use std::io;
@@ -31,8 +32,10 @@ use weft_types::{Lane, Sequence};
 
 use self::alarm::Notes;
 use self::engine::{Engine, Found};
+use self::take::{Many, One};
 use crate::doorbell::Doorbell;
 use crate::error::PeerFault;
+use crate::in_place::View;
 use crate::receiver::{Received, Receiver};
 use crate::waiter::Wake;
 
@@ -52,6 +55,24 @@ pub enum Event<'a, K> {
     /// A message of a member.
     Message(Message<'a, K>),
     /// A member is no more; its last messages came before this.
+    Left(Box<Left<K>>),
+}
+
+/// What [`Inbox::try_row`] found.
+#[derive(Debug)]
+pub enum Row<K> {
+    /// Messages were handed out. They are not finished: [`Inbox::finish`].
+    Messages {
+        /// Whose.
+        member: MemberId,
+        /// Of which lane.
+        lane: Lane,
+        /// How many.
+        count: usize,
+        /// The sequence after the last of them.
+        up_to: Sequence,
+    },
+    /// As [`Event::Left`].
     Left(Box<Left<K>>),
 }
 
@@ -209,18 +230,45 @@ impl<K> Inbox<K> {
     /// arrives while others wait may see `h / 16` less urgent ones go first, on a cold member `c`.
     #[inline]
     pub fn try_next(&mut self) -> Option<Event<'_, K>> {
-        let found = self.engine.poll(&mut self.body)?;
-        Some(self.event(found))
+        let mut one = One::new(&mut self.body);
+        let found = self.engine.poll(&mut one)?;
+        let received = one.received;
+        Some(self.event(found, received))
+    }
+
+    /// As [`Self::try_next`], but takes up to `most` messages (one at least) of the member whose turn it
+    /// is, all of its most urgent lane, and has `each` look at them where they lie.
+    ///
+    /// Turns are rows then, and a more urgent message waits for a row's end. As in
+    /// [`Receiver::receive_row`], all of a row count as taken before the first is handed out.
+    #[inline]
+    pub fn try_row(
+        &mut self,
+        most: usize,
+        each: impl FnMut(MemberId, &K, Received, View<'_>),
+    ) -> Option<Row<K>> {
+        let mut many = Many::new(most, each);
+        Some(match self.engine.poll(&mut many)? {
+            Found::Message(member) => Row::Messages {
+                member,
+                lane: many.lane,
+                count: many.count,
+                up_to: many.up_to,
+            },
+            Found::Left(left) => Row::Left(left),
+        })
     }
 
     /// Waits for what comes next. `None` when the time is over, and after a [`Nudge`].
     #[inline]
     pub fn next(&mut self, timeout: Option<Duration>) -> Option<Event<'_, K>> {
-        let found = match self.engine.poll(&mut self.body) {
+        let mut one = One::new(&mut self.body);
+        let found = match self.engine.poll(&mut one) {
             Some(found) => found,
-            None => self.engine.wait(&mut self.body, timeout)?,
+            None => self.engine.wait(&mut one, timeout)?,
         };
-        Some(self.event(found))
+        let received = one.received;
+        Some(self.event(found, received))
     }
 
     /// Says that this and everything before it on its lane is handled, see [`Receiver::finish`].
@@ -256,9 +304,12 @@ impl<K> Inbox<K> {
     }
 
     #[inline]
-    fn event(&mut self, found: Found<K>) -> Event<'_, K> {
+    fn event(&mut self, found: Found<K>, received: Option<Received>) -> Event<'_, K> {
         match found {
-            Found::Message(id) => Event::Message(self.engine.message(id, &self.body)),
+            Found::Message(id) => {
+                let received = received.expect("found by this call");
+                Event::Message(self.engine.message(id, received, &self.body))
+            }
             Found::Left(left) => Event::Left(left),
         }
     }
