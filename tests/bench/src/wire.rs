@@ -44,6 +44,23 @@ pub(crate) trait Wire {
     /// The next message's first word, if there is one now. Who blocks in a read always has one.
     fn poll(&mut self) -> Outcome<Option<u64>>;
 
+    /// Hands the first words of up to `most` messages that are there now to `each`. Ends with a sender's
+    /// last message.
+    fn poll_row(&mut self, most: u64, mut each: impl FnMut(u64)) -> Outcome {
+        for _ in 0..most {
+            match self.poll()? {
+                Some(first) => {
+                    each(first);
+                    if first == END {
+                        break;
+                    }
+                }
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
     /// Called when `poll` had nothing: returns when it is worth to poll again.
     fn wait(&mut self) -> Outcome;
 
@@ -160,30 +177,31 @@ pub(crate) fn sink(wires: &mut [impl Wire], cell: &Cell) -> Outcome<Throughput> 
                 continue;
             }
             let mut batch = 0;
-            while batch < most {
-                let Some(first) = wire.poll()? else {
-                    break;
-                };
-                if first == END {
-                    open[index] = false;
-                    idle = false;
-                    let all: u64 = counted.iter().sum::<u64>() + batch;
-                    let begin: Instant = begin.ok_or_else(|| anyhow::anyhow!("nothing came"))?;
-                    figure.get_or_insert_with(|| (all, begin.elapsed()));
-                    break;
+            let mut last = None;
+            let next = counted[index];
+            wire.poll_row(most, |first| {
+                if first == next + batch {
+                    batch += 1;
+                } else {
+                    last = Some(first);
                 }
-                if begin.is_none() {
-                    begin = Some(Instant::now());
-                }
-                if first != counted[index] + batch {
-                    bail!("{first} came in the place of {}", counted[index] + batch);
-                }
-                batch += 1;
-            }
+            })?;
             if batch > 0 {
+                begin.get_or_insert_with(Instant::now);
                 wire.done();
                 counted[index] += batch;
                 idle = false;
+            }
+            match last {
+                None => {}
+                Some(END) => {
+                    open[index] = false;
+                    idle = false;
+                    let all: u64 = counted.iter().sum();
+                    let begin: Instant = begin.ok_or_else(|| anyhow::anyhow!("nothing came"))?;
+                    figure.get_or_insert_with(|| (all, begin.elapsed()));
+                }
+                Some(other) => bail!("{other} came in the place of {}", counted[index]),
             }
         }
         if idle && let [wire] = wires {
@@ -199,8 +217,8 @@ pub(crate) fn sink(wires: &mut [impl Wire], cell: &Cell) -> Outcome<Throughput> 
 
 /// One receiver over all senders.
 pub(crate) trait Merged {
-    /// The next message: who sent it, and its first word.
-    fn poll(&mut self) -> Outcome<Option<(usize, u64)>>;
+    /// Hands some messages to `each`, if there are any: who sent them, and their first words.
+    fn poll(&mut self, each: impl FnMut(usize, u64)) -> Outcome;
 }
 
 /// As [`sink`], where the transport decides whose turn it is.
@@ -210,17 +228,20 @@ pub(crate) fn sink_merged(merged: &mut impl Merged, senders: usize) -> Outcome<T
     let mut begin = None;
     let mut figure = None;
     while open > 0 {
-        let Some((index, first)) = merged.poll()? else {
-            continue;
-        };
-        let begin = *begin.get_or_insert_with(Instant::now);
-        if first == END {
-            open -= 1;
-            figure.get_or_insert_with(|| (counted.iter().sum::<u64>(), begin.elapsed()));
-        } else if first == counted[index] {
-            counted[index] += 1;
-        } else {
-            bail!("{first} came in the place of {}", counted[index]);
+        let mut wrong = None;
+        merged.poll(|index, first| {
+            let begin = *begin.get_or_insert_with(Instant::now);
+            if first == END {
+                open -= 1;
+                figure.get_or_insert_with(|| (counted.iter().sum::<u64>(), begin.elapsed()));
+            } else if first == counted[index] {
+                counted[index] += 1;
+            } else {
+                wrong = Some((first, counted[index]));
+            }
+        })?;
+        if let Some((first, expected)) = wrong {
+            bail!("{first} came in the place of {expected}");
         }
     }
     let (n, time) = figure.ok_or_else(|| anyhow::anyhow!("no sender has ended"))?;

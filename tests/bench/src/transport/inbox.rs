@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use weft_local_ipc::{Event, Inbox, MemberId, Wake};
+use anyhow::bail;
+use weft_local_ipc::{Event, Inbox, MemberId, Row, Wake};
 use weft_types::{Lane, Sequence};
 
 use super::weft::{self, Channel};
@@ -45,13 +46,11 @@ struct Merger {
 }
 
 impl Merged for Merger {
-    fn poll(&mut self) -> Outcome<Option<(usize, u64)>> {
-        let event = if self.sleeps {
-            self.inbox.next(Some(PATIENCE))
-        } else {
-            self.inbox.try_next()
-        };
-        match event {
+    fn poll(&mut self, mut each: impl FnMut(usize, u64)) -> Outcome {
+        if !self.sleeps {
+            return self.poll_row(each);
+        }
+        match self.inbox.next(Some(PATIENCE)) {
             Some(Event::Message(message)) => {
                 let index = message.key.index;
                 let mut words = message.body.as_chunks::<8>().0.iter().step_by(8);
@@ -66,20 +65,39 @@ impl Merged for Merger {
                 if taken.count >= self.batch {
                     self.report(index);
                 }
-                Ok(Some((index, first)))
+                each(index, first);
             }
-            Some(Event::Left(left)) => anyhow::bail!("a sender left: {:?}", left.why),
+            Some(Event::Left(left)) => bail!("a sender left: {:?}", left.why),
             None => {
                 for index in 0..self.taken.len() {
                     self.report(index);
                 }
-                Ok(None)
             }
         }
+        Ok(())
     }
 }
 
 impl Merger {
+    /// A row of whose turn it is.
+    fn poll_row(&mut self, mut each: impl FnMut(usize, u64)) -> Outcome {
+        let row = self.inbox.try_row(BATCH as usize, |_, sender, _, view| {
+            // Without a word it is none of ours, and is found out as such.
+            each(sender.index, weft::look(view).unwrap_or(0));
+        });
+        match row {
+            Some(Row::Messages {
+                member,
+                lane,
+                up_to,
+                ..
+            }) => self.inbox.finish(member, lane, up_to),
+            Some(Row::Left(left)) => bail!("a sender left: {:?}", left.why),
+            None => {}
+        }
+        Ok(())
+    }
+
     fn report(&mut self, index: usize) {
         let taken = &mut self.taken[index];
         if taken.count > 0
@@ -110,7 +128,7 @@ pub(super) fn play(mut stage: Stage<'_>) -> Outcome {
             _channel: sender,
         };
         if inbox.add(key, receiver).is_err() {
-            anyhow::bail!("the inbox is full");
+            bail!("the inbox is full");
         }
     }
     let sleeps = cell.wait != Wait::Spin;

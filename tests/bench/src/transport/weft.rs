@@ -118,6 +118,26 @@ impl Channel {
         }
     }
 
+    /// Looks at a word of each line of messages where they lie.
+    #[inline(always)]
+    fn poll_row(&mut self, most: u64, mut each: impl FnMut(u64)) -> Outcome {
+        let mut odd = false;
+        let row = self
+            .receiver
+            .receive_row(most as usize, |received, view| match look(view) {
+                Some(first) => {
+                    self.taken = received.sequence.next();
+                    each(first);
+                }
+                None => odd = true,
+            });
+        row?;
+        if odd {
+            bail!("a message without a word");
+        }
+        Ok(())
+    }
+
     fn wait(&mut self) -> Outcome {
         match self.wait {
             Wait::Spin => {}
@@ -138,6 +158,16 @@ impl Channel {
     fn done(&mut self) {
         self.receiver.finish(self.lane, self.taken);
     }
+}
+
+/// A word of each line that the value lies in, the last one first: the receiver looks at the first line
+/// again and again. In its slot a value begins at the third word of a line.
+#[inline(always)]
+fn fill_words<const WORDS: usize>(value: &mut [u64; WORDS], first: u64) {
+    for line in (1..=(WORDS + 1) / 8).rev() {
+        value[8 * line - 2] = first;
+    }
+    value[0] = first;
 }
 
 /// Messages of so many words, as values.
@@ -166,10 +196,17 @@ impl<const WORDS: usize> Wire for Values<WORDS> {
         if count == 1 {
             return self.send(first);
         }
-        let mut values = (first..first + count).map(value::<WORDS>);
         let lane = self.0.lane;
-        self.0
-            .insist(|sender| sender.send_values(lane, HEADER, &mut values).1)
+        let mut sent = 0;
+        self.0.insist(|sender| {
+            let left = (count - sent) as usize;
+            let now = first + sent;
+            let (row, result) = sender.send_row(lane, HEADER, left, |n, value| {
+                fill_words::<WORDS>(value, now + n as u64);
+            });
+            sent += row as u64;
+            result
+        })
     }
 
     #[inline]
@@ -182,6 +219,11 @@ impl<const WORDS: usize> Wire for Values<WORDS> {
         let sum = value.iter().step_by(8).fold(0, |sum, word| sum ^ word);
         std::hint::black_box(sum);
         Ok(Some(value[0]))
+    }
+
+    #[inline]
+    fn poll_row(&mut self, most: u64, each: impl FnMut(u64)) -> Outcome {
+        self.0.poll_row(most, each)
     }
 
     fn wait(&mut self) -> Outcome {
@@ -218,11 +260,18 @@ fn fill(bytes: &mut [u8], first: u64) {
     }
 }
 
-fn look(view: View<'_>) -> Option<u64> {
+/// Loads a word of each line, and returns the first.
+#[inline(always)]
+pub(super) fn look(view: View<'_>) -> Option<u64> {
     let words = view.words()?;
-    let sum = words.iter().step_by(8).fold(0, |sum, word| sum ^ word);
+    let first = words.get(0)?;
+    // In a slot a body begins at the third word of a line; in an arena at the first, and one line
+    // is loaded twice.
+    let sum = (6..words.len())
+        .step_by(8)
+        .fold(first, |sum, at| sum ^ words.get(at).unwrap_or(0));
     std::hint::black_box(sum);
-    words.get(0)
+    Some(first)
 }
 
 impl Wire for InPlace {
@@ -237,15 +286,21 @@ impl Wire for InPlace {
 
     fn send_row(&mut self, first: u64, count: u64) -> Outcome {
         let (size, lane) = (self.size, self.channel.lane);
-        for first in first..first + count {
-            self.channel.insist(|sender| {
-                sender
-                    .try_send_in_place_lazy(lane, HEADER, size, |bytes| fill(bytes, first))
-                    .map(|_| ())
-            })?;
-        }
-        self.channel.sender.flush();
-        Ok(())
+        let mut sent = 0;
+        self.channel.insist(|sender| {
+            let left = (count - sent) as usize;
+            let now = first + sent;
+            let (row, result) = sender.send_each(lane, HEADER, size, left, |n, bytes| {
+                fill(bytes, now + n as u64);
+            });
+            sent += row as u64;
+            result
+        })
+    }
+
+    #[inline]
+    fn poll_row(&mut self, most: u64, each: impl FnMut(u64)) -> Outcome {
+        self.channel.poll_row(most, each)
     }
 
     fn poll(&mut self) -> Outcome<Option<u64>> {
