@@ -92,6 +92,12 @@ impl Sender {
         self.growth_bytes = bytes;
     }
 
+    /// What is left of it.
+    #[must_use]
+    pub fn growth_budget(&self) -> u64 {
+        self.growth_bytes
+    }
+
     /// How many bytes a lane takes when it grows next; `None` if its geometry allows no more.
     #[must_use]
     pub fn next_growth_bytes(&self, lane: Lane) -> Option<u64> {

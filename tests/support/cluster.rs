@@ -33,6 +33,9 @@ pub struct ClusterOptions {
     pub nodes: usize,
     /// Capabilities, each for all nodes: holder, target, contract.
     pub grants: Vec<(&'static str, &'static str, &'static str)>,
+    /// How much shared memory each process of a node may take, in MiB. As the node has it by itself
+    /// if nothing is said.
+    pub budget_mib: Option<u64>,
 }
 
 impl ClusterOptions {
@@ -43,7 +46,11 @@ impl ClusterOptions {
             ("operator", "node/*", "node.control"),
             ("operator", "kv", "kv"),
         ];
-        Self { nodes, grants }
+        Self {
+            nodes,
+            grants,
+            budget_mib: None,
+        }
     }
 
     /// Another capability.
@@ -98,6 +105,7 @@ impl Node {
 pub struct Cluster {
     directory: TempDir,
     nodes: Vec<Node>,
+    budget_mib: Option<u64>,
 }
 
 impl Cluster {
@@ -162,7 +170,11 @@ impl Cluster {
         for node in &nodes {
             issue_node(&path, "ca", &node.name, &node.name);
         }
-        let cluster = Self { directory, nodes };
+        let cluster = Self {
+            directory,
+            nodes,
+            budget_mib: options.budget_mib,
+        };
         for (holder, target, contract) in &options.grants {
             cluster.grant(holder, target, contract);
         }
@@ -581,6 +593,9 @@ pub fn node_command(cluster: &Cluster, position: usize) -> Command {
         .args(["--listen", &format!("127.0.0.1:{}", node.port)])
         .args(["--directory", &cluster.nodes[0].name])
         .args(["--die-with-parent", &std::process::id().to_string()]);
+    if let Some(budget) = cluster.budget_mib {
+        command.args(["--budget", &budget.to_string()]);
+    }
     for peer in cluster.nodes.iter().filter(|peer| peer.name != node.name) {
         command
             .arg("--peer")

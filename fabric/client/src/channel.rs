@@ -21,6 +21,7 @@ use weft_types::{
 
 use crate::domain::{Domain, lock};
 use crate::error::Error;
+use crate::growth::{CLIENT_GROWTH_BYTES, Growth};
 use crate::link::read_answer;
 use crate::room::Lease;
 
@@ -266,16 +267,19 @@ pub(crate) struct Channel {
     fault: Option<Refusal>,
     /// What our half takes of the budget.
     _room: Lease,
+    /// What it takes since it has grown.
+    growth: Growth,
 }
 
 impl Channel {
     pub(crate) fn new(
-        sender: Sender,
+        mut sender: Sender,
         receiver: Receiver,
         entry: Arc<Entry>,
         domain: Domain,
         room: Lease,
     ) -> Self {
+        let growth = Growth::new(domain.room(), entry.id, CLIENT_GROWTH_BYTES, &mut sender);
         Self {
             sender,
             receiver,
@@ -285,6 +289,7 @@ impl Channel {
             buffer: Vec::new(),
             fault: None,
             _room: room,
+            growth,
         }
     }
 
@@ -297,7 +302,8 @@ impl Channel {
         self.entry.local.load(Ordering::Relaxed)
     }
 
-    /// Sends without waiting.
+    /// Sends without waiting. Where the channel is full and could grow, the memory manager has been
+    /// asked: a later try may find room.
     pub(crate) fn try_send(
         &mut self,
         lane: Lane,
@@ -313,7 +319,13 @@ impl Channel {
             correlation: Sequence::ZERO,
             has_descriptors: false,
         };
-        match self.sender.try_send(lane, header, body) {
+        let mut sent = self.sender.try_send(lane, header, body);
+        while matches!(sent, Err(SendError::Full { .. }))
+            && self.growth.allow(&mut self.sender, lane)
+        {
+            sent = self.sender.try_send(lane, header, body);
+        }
+        match sent {
             Ok(sequence) => {
                 self.questions[lane].sent(sequence, kind == MessageKind::Request);
                 Ok(sequence)
@@ -348,11 +360,13 @@ impl Channel {
                     self.drain()?;
                     let done = self.done(lane)?;
                     self.sender.wake_when_done(lane, done.next());
-                    self.sleep_until(deadline, |channel| channel.sender.fits(lane, body.len()))
-                        .map_err(|slept| match slept.code() {
-                            RefusalCode::DeadlineExceeded => unsent(&error, timeout),
-                            _ => slept,
-                        })?;
+                    self.sleep_until(deadline, |channel| {
+                        channel.growth.is_answered() || channel.sender.fits(lane, body.len())
+                    })
+                    .map_err(|slept| match slept.code() {
+                        RefusalCode::DeadlineExceeded => unsent(&error, timeout),
+                        _ => slept,
+                    })?;
                 }
                 outcome => return outcome,
             }
@@ -507,7 +521,13 @@ impl Channel {
         let bell = lock(&self.entry.state).swapper.as_ref().map(Swapper::bell);
         let Some(bell) = bell else { return Ok(()) };
         let value = bell.value();
+        let mut bells = vec![(bell, value)];
         self.receiver.park();
+        if self.growth.is_asked()
+            && let Some((bell, value, _)) = self.domain.room().listen()
+        {
+            bells.push((bell, value));
+        }
         if ready(self) || self.receiver.ready() {
             return Ok(());
         }
@@ -515,7 +535,7 @@ impl Channel {
             return Err(refusal.into());
         }
         // Whatever woke us, the caller looks again.
-        let _ = wait_any(&[(bell, value)], Some(left.min(LOOK_AROUND)));
+        let _ = wait_any(&bells, Some(left.min(LOOK_AROUND)));
         Ok(())
     }
 

@@ -306,9 +306,7 @@ impl Domain {
         let (opened, descriptors) = self.dispatch_with(&open, &[own.share()?], Some(channel))?;
         let [half, side] = two(descriptors)?;
         let side = SideSocket::from(side);
-        let (mut sender, receiver, swapper) = weft_local_ipc::connect(own, PeerHalf::open(half)?)?;
-        // Its budget was granted when it was opened.
-        sender.set_growth_budget(0);
+        let (sender, receiver, swapper) = weft_local_ipc::connect(own, PeerHalf::open(half)?)?;
         let ChannelOpened { node, .. } = opened;
         entry.opened(swapper, side, node == self.shared.identity.node);
         Ok(Channel::new(

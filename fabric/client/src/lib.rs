@@ -25,6 +25,7 @@ mod domain;
 mod dynamic;
 mod endpoint;
 mod error;
+mod growth;
 mod link;
 mod room;
 mod service;

@@ -3,7 +3,9 @@
 //! What is granted is kept here until it is used, and what is given back is used again before the
 //! memory manager is asked for more. An app asks when it opens a channel and waits for the answer. A
 //! service must wait for nothing but messages: its node may be waiting for it, or be stopped. It
-//! asks ahead, for several channels at once, and goes on. To give back is never waited for by anyone.
+//! asks ahead, for several channels at once, and goes on. Room for a queue that grows is asked for by
+//! itself and looked for later ([`crate::growth`]); nothing that is kept for channels goes into it. To
+//! give back is never waited for by anyone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -11,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use weft_contract::{Accepts, Message};
 use weft_local_ipc::{Bell, wait_any};
-use weft_node_control::{ExtentGranted, Memory, RequestExtent, ReturnExtent};
-use weft_types::{Lane, Refusal, RefusalCode, Sequence};
+use weft_node_control::{ExtentGranted, Memory, RequestExtent, RequestGrowth, ReturnExtent};
+use weft_types::{ChannelId, Lane, Refusal, RefusalCode, Sequence, TypeIndex};
 
 use crate::domain::lock;
 use crate::error::Error;
@@ -34,11 +36,25 @@ struct Account {
     free_bytes: u64,
     /// What is kept for later. What is free beyond this is given back.
     keep_bytes: u64,
-    /// Questions that a thread waits for, and the refusals of those that were refused.
-    waited: HashMap<Sequence, Option<Refusal>>,
+    /// Questions that somebody comes back for, and what became of them.
+    waited: HashMap<Sequence, Waited>,
     ahead: Option<Ahead>,
     /// What a service could not get ahead; told to the next that needs it.
     refused: Option<Refusal>,
+}
+
+/// A question that somebody comes back for.
+#[derive(Debug)]
+enum Waited {
+    /// For what is free, whoever has asked for it.
+    Open,
+    /// It has been added to what is free.
+    Added,
+    /// For this question alone.
+    OpenApart,
+    /// So much is kept for who asked.
+    Apart(u64),
+    Refused(Refusal),
 }
 
 /// A question that nobody waits for.
@@ -56,6 +72,23 @@ struct Ahead {
 pub(crate) struct Lease {
     room: Arc<Room>,
     bytes: u64,
+}
+
+impl Lease {
+    /// None yet.
+    pub(crate) fn empty(room: &Arc<Room>) -> Self {
+        room.lease(0)
+    }
+
+    /// How much it is.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// From now on both are given back together.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
 }
 
 impl Drop for Lease {
@@ -159,10 +192,69 @@ impl Room {
         Ok(self.lease(bytes))
     }
 
-    /// The bell to sleep on while something is asked for ahead, and whether it has come already.
+    /// Takes `bytes` for a queue that grows, if they have been granted. Else sees to it that they have
+    /// been asked for, under `question`; the answer is for who asked, and may be of another size than
+    /// what is asked for by then.
+    ///
+    /// # Errors
+    ///
+    /// `OverBudget`, and what else a node refuses.
+    pub(crate) fn take_apart(
+        self: &Arc<Self>,
+        channel: ChannelId,
+        bytes: u64,
+        question: &mut Option<Sequence>,
+    ) -> Result<Option<Lease>, Error> {
+        let mut account = lock(&self.0);
+        account.hear()?;
+        let Some(asked) = *question else {
+            let request = RequestGrowth { channel, bytes };
+            *question = account.ask_for(<Memory as Accepts<RequestGrowth>>::INDEX, &request)?;
+            let waited = question.map(|asked| (asked, Waited::OpenApart));
+            account.waited.extend(waited);
+            return Ok(None);
+        };
+        if account.is_open(asked) {
+            return Ok(None);
+        }
+        *question = None;
+        match account.waited.remove(&asked) {
+            Some(Waited::Apart(bytes)) => Ok(Some(self.lease(bytes))),
+            Some(Waited::Refused(refusal)) => Err(refusal.into()),
+            // Then it would be open, or was never asked apart.
+            _ => Ok(None),
+        }
+    }
+
+    /// Nobody comes back for this answer.
+    pub(crate) fn forget(&self, question: Sequence) {
+        let mut account = lock(&self.0);
+        if let Some(Waited::Apart(bytes)) = account.waited.remove(&question) {
+            account.free_bytes += bytes;
+            account.give_back();
+        }
+    }
+
+    /// Whether a question has its answer.
+    pub(crate) fn is_answered(&self, question: Sequence) -> bool {
+        !lock(&self.0).is_open(question)
+    }
+
+    /// The bell to sleep on while something is asked for and has not come yet, and whether anything
+    /// has come just now.
     pub(crate) fn listen(&self) -> Option<(Bell, u32, bool)> {
         let mut account = lock(&self.0);
-        account.ahead.is_some().then(|| account.listen())
+        let open = account.ahead.is_some() || account.waited.values().any(Waited::is_open);
+        if !open {
+            return None;
+        }
+        let came = account.link.ready();
+        if came && let Err(error) = account.hear() {
+            // Whoever asks next is told.
+            tracing::debug!(%error, "the memory manager");
+        }
+        let (bell, value, ready) = account.listen();
+        Some((bell, value, came || ready))
     }
 
     fn lease(self: &Arc<Self>, bytes: u64) -> Lease {
@@ -181,17 +273,25 @@ impl Account {
             self.free_bytes -= bytes;
             return Ok(true);
         }
-        match question {
-            Some(asked) => match self.waited.get_mut(asked).and_then(Option::take) {
-                Some(refusal) => Err(refusal.into()),
-                None => Ok(false),
-            },
-            None => {
-                *question = self.ask(bytes)?;
-                self.waited.extend(question.map(|asked| (asked, None)));
-                Ok(false)
+        if let Some(asked) = *question {
+            if self.is_open(asked) {
+                return Ok(false);
             }
+            *question = None;
+            if let Some(Waited::Refused(refusal)) = self.waited.remove(&asked) {
+                return Err(refusal.into());
+            }
+            // Somebody else has taken it: once more.
         }
+        *question = self.ask(bytes)?;
+        let waited = question.map(|asked| (asked, Waited::Open));
+        self.waited.extend(waited);
+        Ok(false)
+    }
+
+    /// Whether the memory manager still owes the answer to a question that somebody comes back for.
+    fn is_open(&self, question: Sequence) -> bool {
+        self.waited.get(&question).is_some_and(Waited::is_open)
     }
 
     /// Asks for room. `None` if the memory manager has too much to read already.
@@ -200,8 +300,15 @@ impl Account {
             bytes,
             numa_node: None,
         };
-        let index = <Memory as Accepts<RequestExtent>>::INDEX;
-        match self.link.ask(Lane::NORMAL, index, &encoded(&request)?, &[]) {
+        self.ask_for(<Memory as Accepts<RequestExtent>>::INDEX, &request)
+    }
+
+    fn ask_for(
+        &mut self,
+        index: TypeIndex,
+        request: &impl Message,
+    ) -> Result<Option<Sequence>, Error> {
+        match self.link.ask(Lane::NORMAL, index, &encoded(request)?, &[]) {
             Ok(question) => Ok(Some(question)),
             Err(error) if error.code() == RefusalCode::Busy => Ok(None),
             Err(error) => Err(error),
@@ -244,10 +351,10 @@ impl Account {
                 // Of something given back nothing is answered: it was told.
                 Ok(body) => {
                     let granted: ExtentGranted = weft_contract::decode(&body)?;
-                    self.free_bytes = self.free_bytes.saturating_add(granted.bytes);
+                    self.granted(question, granted.bytes);
                 }
                 Err(refusal) => match (self.waited.get_mut(&question), ahead) {
-                    (Some(waited), _) => *waited = Some(refusal),
+                    (Some(waited), _) => *waited = Waited::Refused(refusal),
                     // So much was not to be had; what is needed may be.
                     (None, Some(ahead))
                         if ahead.need_bytes > 0 && ahead.bytes > ahead.need_bytes =>
@@ -263,10 +370,24 @@ impl Account {
         Ok(())
     }
 
+    /// Puts what was granted where who asked looks for it. If nobody does any more, it is free.
+    fn granted(&mut self, question: Sequence, bytes: u64) {
+        match self.waited.get_mut(&question) {
+            Some(waited @ Waited::OpenApart) => *waited = Waited::Apart(bytes),
+            waited => {
+                if let Some(waited) = waited {
+                    *waited = Waited::Added;
+                }
+                self.free_bytes = self.free_bytes.saturating_add(bytes);
+            }
+        }
+    }
+
     /// Gives back what is free beyond what is kept, unless a thread waits for it.
     fn give_back(&mut self) {
         let bytes = self.free_bytes.saturating_sub(self.keep_bytes);
-        if bytes == 0 || !self.waited.is_empty() {
+        let wanted = |waited: &Waited| matches!(waited, Waited::Open | Waited::Added);
+        if bytes == 0 || self.waited.values().any(wanted) {
             return;
         }
         let index = <Memory as Accepts<ReturnExtent>>::INDEX;
@@ -284,6 +405,12 @@ impl Account {
         let value = bell.value();
         self.link.park();
         (bell, value, self.link.ready())
+    }
+}
+
+impl Waited {
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Open | Self::OpenApart)
     }
 }
 
@@ -307,7 +434,7 @@ fn unanswered(gone: bool) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use weft_contract::Contract;
     use weft_local_ipc::{Geometry, OwnHalf, PeerHalf, SideSocket, Start};
     use weft_node_control::MemoryRequest;
@@ -315,7 +442,7 @@ mod tests {
     use super::*;
 
     /// A room, and the memory manager's end of its link.
-    fn room() -> (Arc<Room>, Link) {
+    pub(crate) fn room() -> (Arc<Room>, Link) {
         let half = || OwnHalf::create(Geometry::DEFAULT, Start::default()).unwrap();
         let (ours, theirs) = (half(), half());
         let peer = |half: &OwnHalf| PeerHalf::open(half.share().unwrap()).unwrap();
@@ -326,32 +453,33 @@ mod tests {
     }
 
     /// Answers every question that has come, out of `left` bytes. Gives what was given back.
-    fn manage(manager: &mut Link, left: &mut u64) -> u64 {
+    pub(crate) fn manage(manager: &mut Link, left: &mut u64) -> u64 {
         let mut returned = 0;
         while let Some(incoming) = manager.poll().unwrap() {
             let Incoming::Request(request) = incoming else {
                 panic!("{incoming:?}")
             };
-            let outcome = match Memory::decode(request.index, &request.body).unwrap() {
-                MemoryRequest::RequestExtent(extent) if extent.bytes <= *left => {
-                    *left -= extent.bytes;
-                    Ok(encoded(&ExtentGranted {
-                        bytes: extent.bytes,
-                        budget_bytes: 0,
-                        used_bytes: 0,
-                        enforced: false,
-                    })
-                    .unwrap())
-                }
-                MemoryRequest::RequestExtent(_) => {
-                    Err(Refusal::new(RefusalCode::OverBudget, "no more"))
-                }
+            let asked = match Memory::decode(request.index, &request.body).unwrap() {
+                MemoryRequest::RequestExtent(extent) => extent.bytes,
+                MemoryRequest::RequestGrowth(growth) => growth.bytes,
                 MemoryRequest::ReturnExtent(extent) => {
                     assert!(!request.wants_reply, "giving back waits for nobody");
                     *left += extent.bytes;
                     returned += extent.bytes;
                     continue;
                 }
+            };
+            let outcome = if asked <= *left {
+                *left -= asked;
+                Ok(encoded(&ExtentGranted {
+                    bytes: asked,
+                    budget_bytes: 0,
+                    used_bytes: 0,
+                    enforced: false,
+                })
+                .unwrap())
+            } else {
+                Err(Refusal::new(RefusalCode::OverBudget, "no more"))
             };
             manager
                 .answer_or_keep(
@@ -439,5 +567,41 @@ mod tests {
             let refused = room.take_now(10).unwrap_err();
             assert_eq!(refused.code(), RefusalCode::OverBudget);
         }
+    }
+
+    #[test]
+    fn who_finds_that_another_has_taken_what_it_asked_for_asks_again() {
+        let (room, mut manager) = room();
+        let mut left = 20;
+        let mut question = None;
+        let try_take = |question: &mut _| lock(&room.0).try_take(10, question).unwrap();
+        assert!(!try_take(&mut question));
+        manage(&mut manager, &mut left);
+        let _theirs = room.take_now(10).unwrap();
+        assert!(!try_take(&mut question));
+        manage(&mut manager, &mut left);
+        assert!(try_take(&mut question));
+    }
+
+    #[test]
+    fn what_a_queue_asked_for_is_taken_by_nobody_else_and_comes_back_if_it_is_forgotten() {
+        let (room, mut manager) = room();
+        let (channel, mut left) = (ChannelId::random(), 100);
+        let mut question = None;
+        let take = |bytes, question: &mut _| room.take_apart(channel, bytes, question).unwrap();
+        assert!(take(10, &mut question).is_none());
+        assert!(take(10, &mut question).is_none(), "asked once");
+        manage(&mut manager, &mut left);
+        assert_eq!(left, 90);
+        assert_eq!(room.take_now(10).unwrap_err().code(), RefusalCode::Busy);
+        assert_eq!(take(10, &mut question).unwrap().bytes(), 10);
+        assert_eq!(manage(&mut manager, &mut left), 10, "dropped at once");
+
+        assert!(take(10, &mut question).is_none());
+        manage(&mut manager, &mut left);
+        assert!(room.listen().is_some_and(|(_, _, came)| came));
+        room.forget(question.take().unwrap());
+        assert_eq!(manage(&mut manager, &mut left), 10);
+        assert_eq!(left, 100);
     }
 }

@@ -30,6 +30,7 @@ use weft_types::{
 
 use crate::domain::{Domain, two};
 use crate::error::Error;
+use crate::growth::{Growth, SERVICE_GROWTH_BYTES};
 use crate::link::{Incoming, Link, Request, encode_refusal};
 use crate::room::Lease;
 use crate::state::State;
@@ -183,6 +184,8 @@ struct Client {
     untold: Option<Refusal>,
     /// What our half takes of the budget.
     _room: Lease,
+    /// What it takes since it has grown.
+    growth: Growth,
 }
 
 #[derive(Debug)]
@@ -216,6 +219,7 @@ impl Client {
                     }
                     self.stalled.pop_front();
                 }
+                Err(SendError::Full { .. }) if self.growth.allow(&mut self.sender, lane) => {}
                 Err(SendError::Full { .. }) => {
                     // Our bell has to ring when the client has taken what is in its way.
                     if self.sender.wake_when_room(lane) {
@@ -518,7 +522,12 @@ where
         if self.phase == Phase::Active {
             for client in &mut self.clients {
                 client.receiver.park();
-                ready |= !client.broken && client.stalled.is_empty() && client.receiver.ready();
+                ready |= !client.broken
+                    && if client.stalled.is_empty() {
+                        client.receiver.ready()
+                    } else {
+                        client.growth.is_answered()
+                    };
             }
         }
         if !ready {
@@ -720,8 +729,12 @@ where
         let own = OwnHalf::create(Geometry::DEFAULT, start)?;
         let descriptor = own.share()?;
         let (mut sender, mut receiver, swapper) = weft_local_ipc::connect(own, peer)?;
-        // Its budget was granted when it was opened.
-        sender.set_growth_budget(0);
+        let growth = Growth::new(
+            self.domain.room(),
+            attach.channel,
+            SERVICE_GROWTH_BYTES,
+            &mut sender,
+        );
         for (lane, done, taken) in attach.resume.iter().flat_map(|resume| &resume.unknown) {
             // What the predecessor took is never taken again. (That it was published bounds it.)
             receiver
@@ -747,6 +760,7 @@ where
             broken: false,
             untold: None,
             _room: room,
+            growth,
         };
         client.flush();
         if self.phase == Phase::Frozen {

@@ -50,7 +50,8 @@ pub use gateway_home::{
     NameTakenNoted, OpenInbound, ReadyNoted, Resolve, Resolved, StartAt,
 };
 pub use memory::{
-    ExtentGranted, ExtentReturned, Memory, MemoryRequest, RequestExtent, ReturnExtent,
+    ExtentGranted, ExtentReturned, Memory, MemoryRequest, RequestExtent, RequestGrowth,
+    ReturnExtent,
 };
 pub use moves::{
     DirectoryAnswer, DirectoryCommit, DirectoryLookup, DirectoryRegister, DirectoryRemove,

@@ -6,6 +6,7 @@
 use postcard_schema::Schema;
 use serde::{Deserialize, Serialize};
 use weft_contract::{Message, contract};
+use weft_types::ChannelId;
 
 /// Asks for room. Refused with `OverBudget`.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
@@ -14,6 +15,17 @@ pub struct RequestExtent {
     pub bytes: u64,
     /// On which NUMA node the memory shall lie, if that matters.
     pub numa_node: Option<u32>,
+}
+
+/// Asks for room for a queue of a channel that is full. Refused with `OverBudget`, sooner than
+/// [`RequestExtent`]: a peer that takes nothing makes its sender ask for this, and must not use up
+/// what the sender needs for its other channels.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
+pub struct RequestGrowth {
+    /// The channel.
+    pub channel: ChannelId,
+    /// How much, in bytes.
+    pub bytes: u64,
 }
 
 /// The room is granted.
@@ -48,6 +60,7 @@ contract! {
     pub contract Memory("node.memory", 1) as MemoryRequest {
         RequestExtent => ExtentGranted,
         ReturnExtent => ExtentReturned,
+        RequestGrowth => ExtentGranted,
     }
 }
 

@@ -12,8 +12,13 @@ use weft::{Contract, Request};
 use weft_node_control::{ExtentGranted, ExtentReturned, Memory, MemoryRequest};
 use weft_types::{DomainId, Refusal, RefusalCode};
 
+use crate::domains::Domain;
 use crate::line::{Answer, Line, reply};
 use crate::node::Node;
+
+/// Queues that grow take a domain to at most this part of its budget: the rest is for channels. What
+/// the peers of a domain do not take makes it grow, and must not keep it from opening channels.
+const GROWTH_PART: u64 = 2;
 
 /// Serves one request of a domain.
 pub(crate) fn serve(node: &Rc<Node>, domain: DomainId, line: Line, request: Request) {
@@ -45,13 +50,20 @@ fn answer(node: &Node, id: DomainId, request: &Request) -> Answer {
                     ),
                 ));
             }
-            domain.used_bytes.set(after);
-            reply(&ExtentGranted {
-                bytes: extent.bytes,
-                budget_bytes,
-                used_bytes: after,
-                enforced: cgroup_limits(),
-            })
+            grant(domain, extent.bytes, budget_bytes)
+        }
+        MemoryRequest::RequestGrowth(growth) => {
+            let most_bytes = budget_bytes / GROWTH_PART;
+            if used_bytes.saturating_add(growth.bytes) > most_bytes {
+                return Err(Refusal::new(
+                    RefusalCode::OverBudget,
+                    format!(
+                        "{} uses {used_bytes} bytes, and queues may grow to {most_bytes} of its {budget_bytes}; {} is full and asks for {}: close channels, or start the node with a larger --budget",
+                        domain.name, growth.channel, growth.bytes
+                    ),
+                ));
+            }
+            grant(domain, growth.bytes, budget_bytes)
         }
         MemoryRequest::ReturnExtent(extent) => {
             let after = used_bytes.saturating_sub(extent.bytes);
@@ -59,6 +71,18 @@ fn answer(node: &Node, id: DomainId, request: &Request) -> Answer {
             reply(&ExtentReturned { used_bytes: after })
         }
     }
+}
+
+/// Charges a domain with `bytes`, which fit its budget.
+fn grant(domain: &Domain, bytes: u64, budget_bytes: u64) -> Answer {
+    let used_bytes = domain.used_bytes.get() + bytes;
+    domain.used_bytes.set(used_bytes);
+    reply(&ExtentGranted {
+        bytes,
+        budget_bytes,
+        used_bytes,
+        enforced: cgroup_limits(),
+    })
 }
 
 /// Whether a memory cgroup stands behind the budget of this process and its children.
