@@ -3,6 +3,12 @@
 //! Whoever may write such a file can change it and cut it off at any time. A mapping of it would kill
 //! its reader then (SIGBUS, see `mmap(2)`); so it is read by system calls, which say what happened. The
 //! rule of one writer does not hold here.
+//!
+//! A file has no bound on time either. One of a network file system, or of a file system that a process
+//! serves (FUSE), answers when its server wants to, and that may be the very peer that handed it over:
+//! each call here, [`FileRegion::open`] included, may wait for ever, which no flag changes for regular
+//! files. Whoever must not wait gives such a file to a thread of its own, or takes files only from peers
+//! that it would also wait for.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -11,6 +17,7 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::{Draft, Options, allocate_object};
 use crate::error::RegionError;
@@ -25,25 +32,31 @@ pub struct FileRegion {
 
 impl FileRegion {
     /// Takes a file that can be read. A right to write it is dropped here, so that it is not handed on
-    /// with it.
+    /// with it. May wait for the file system that the file lies in.
     ///
     /// # Errors
     ///
-    /// [`RegionError::NotMemory`] if it is no regular file, [`RegionError::System`] if the system
-    /// does not tell, or does not let it be opened for reading alone.
+    /// [`RegionError::NotMemory`] if it is no regular file; [`RegionError::System`] if the descriptor
+    /// gives no right to read it, or if the system does not tell, or does not let it be opened for
+    /// reading alone.
     pub fn open(fd: OwnedFd) -> Result<Self, RegionError> {
         let system = |error: io::Error| RegionError::system("examine", error);
         let flags = rustix::fs::fcntl_getfl(&fd).map_err(|error| system(error.into()))?;
         let mut file = File::from(fd);
-        if flags & OFlags::ACCMODE != OFlags::RDONLY {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            file = File::open(path).map_err(system)?;
-        }
-        let metadata = file
-            .metadata()
-            .map_err(|error| RegionError::system("examine", error))?;
+        // First of all: to open a device once more may set something going.
+        let mut metadata = file.metadata().map_err(system)?;
         if !metadata.is_file() {
             return Err(RegionError::NotMemory);
+        }
+        let access = flags & OFlags::ACCMODE;
+        if flags.contains(OFlags::PATH) || access == OFlags::WRONLY {
+            // We might be allowed to open it for reading, and would read for somebody who is not.
+            return Err(RegionError::system("read", Errno::BADF));
+        }
+        if access != OFlags::RDONLY {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            file = File::open(path).map_err(system)?;
+            metadata = file.metadata().map_err(system)?;
         }
         Ok(Self {
             file,
