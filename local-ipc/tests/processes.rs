@@ -5,18 +5,16 @@
 mod common;
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
+use common::other::{self, PATIENCE, receive_fd, role, send_fd};
 use common::{End, number, numbered, tell};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use weft_local_ipc::*;
 use weft_types::{Lane, MessageKind, PerLane, Sequence, TypeIndex};
 
-const ROLE: &str = "WEFT_TEST_ROLE";
-const PATIENCE: Duration = Duration::from_secs(10);
 const LANE: Lane = Lane::NORMAL;
 
 /// Starts this binary in a role, with the other end of a side socket as its standard input, and
@@ -33,8 +31,8 @@ impl Other {
     fn start(role: &str) -> Self {
         let (child, side) = spawn(role, &Start::default());
         let own = OwnHalf::create(Geometry::DEFAULT, Start::default()).unwrap();
-        send_half(&side, own.share().unwrap());
-        let fd = receive_half(&side);
+        send_fd(&side, &own.share().unwrap());
+        let fd = receive_fd(&side);
         let half = PeerHalf::open(fd.try_clone().unwrap()).unwrap();
         let end = End::connect(own, PeerHalf::open(fd).unwrap());
         Self {
@@ -55,8 +53,8 @@ impl Other {
     /// What the daemon does: starts a successor and swaps it in for the survivor.
     fn succeed(&mut self, role: &str, start: &Start) {
         let (child, side) = spawn(role, start);
-        send_half(&side, self.end.swapper.share().unwrap());
-        let fd = receive_half(&side);
+        send_fd(&side, &self.end.swapper.share().unwrap());
+        let fd = receive_fd(&side);
         self.half = PeerHalf::open(fd.try_clone().unwrap()).unwrap();
         self.end.swapper.swap(PeerHalf::open(fd).unwrap());
         (self.child, self.side) = (child, side);
@@ -69,15 +67,9 @@ impl Other {
     }
 }
 
+/// Starts the other process, and tells it where the sequences of its half begin.
 fn spawn(role: &str, start: &Start) -> (Child, SideSocket) {
-    let (side, far) = SideSocket::pair().unwrap();
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
-        .env(ROLE, role)
-        .stdin(Stdio::from(OwnedFd::from(far)))
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let (child, side) = other::spawn(role);
     let numbers = start.outgoing.0.iter().chain(&start.incoming.0);
     let bytes: Vec<u8> = numbers
         .flat_map(|sequence| number(sequence.get()))
@@ -95,32 +87,18 @@ fn receive_start(side: &SideSocket) -> Start {
     }
 }
 
-fn send_half(side: &SideSocket, fd: OwnedFd) {
-    side.send(b"half", &[fd.as_fd()]).unwrap();
-}
-
-fn receive_half(side: &SideSocket) -> OwnedFd {
-    let (_, mut fds) = side.receive(Some(PATIENCE)).unwrap().expect("in time");
-    fds.remove(0)
-}
-
 #[test]
 #[ignore = "the other side of the tests here; they start it"]
 fn the_other_process() {
-    let Ok(role) = std::env::var(ROLE) else {
-        // Somebody runs all ignored tests: this is none.
-        return;
-    };
-    die_with_parent().unwrap();
+    // Somebody who runs all ignored tests starts none.
+    let Some((role, side)) = role() else { return };
     harden_process(false).unwrap();
     let dumpable = rustix::process::dumpable_behavior().unwrap();
     assert_eq!(dumpable, rustix::process::DumpableBehavior::NotDumpable);
-    let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let side = SideSocket::from(socket);
     let start = receive_start(&side);
     let own = OwnHalf::create(Geometry::DEFAULT, start).unwrap();
-    send_half(&side, own.share().unwrap());
-    let peer = PeerHalf::open(receive_half(&side)).unwrap();
+    send_fd(&side, &own.share().unwrap());
+    let peer = PeerHalf::open(receive_fd(&side)).unwrap();
     let mut end = End::connect(own, peer);
     match role.as_str() {
         "exchange" => exchange(&mut end, EXCHANGED),
