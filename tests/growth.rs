@@ -169,6 +169,29 @@ fn a_queue_that_has_grown_outlives_the_service_that_did_not_take_it() {
 }
 
 #[test]
+fn replies_that_have_grown_a_queue_move_with_their_service() {
+    let cluster = cluster(2);
+    let client = attach(&cluster, "n1");
+    let mut endpoint = client.open::<Slow>(&slow()).expect("open");
+    let service = cluster.pid_of_service("n1", "slow");
+    let before = used(&cluster, "n1", service);
+    let tickets = send(&mut endpoint, MOST);
+    eventually("the queue of replies has grown", PATIENCE, || {
+        match used(&cluster, "n1", service) - before {
+            bytes if bytes == SEGMENTS[0] + SEGMENTS[1] => Ok(()),
+            bytes => Err(format!("by {bytes} bytes")),
+        }
+    });
+    let _ = cluster
+        .weft("n1", &["migrate", "slow", "--to", "n2"])
+        .expect_done();
+    wait(&mut endpoint, tickets, 0);
+    drop(endpoint);
+    drop(client);
+    cluster.shut_down();
+}
+
+#[test]
 fn queues_that_grow_leave_half_of_a_budget_to_new_channels() {
     let mut options = ClusterOptions::new(1);
     options.budget_mib = Some(8);

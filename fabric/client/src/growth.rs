@@ -34,6 +34,8 @@ pub(crate) struct Growth {
     channel: ChannelId,
     most_bytes: u64,
     granted: Lease,
+    /// What the lanes took before it was granted.
+    owed_bytes: u64,
     question: Option<Sequence>,
     refused: Option<Instant>,
 }
@@ -52,6 +54,7 @@ impl Growth {
             channel,
             most_bytes,
             granted: Lease::empty(room),
+            owed_bytes: 0,
             question: None,
             refused: None,
         }
@@ -69,17 +72,56 @@ impl Growth {
             .next_growth_bytes(lane)
             .and_then(|next| next.checked_sub(left))
             // If it was allowed already, the machine had no memory for it.
-            .filter(|&more| more > 0 && self.granted.bytes() + more <= self.most_bytes);
+            .filter(|&more| more > 0 && self.taken_bytes() + more <= self.most_bytes);
         let Some(more) = more else { return false };
-        match self.room.take_apart(self.channel, more, &mut self.question) {
+        self.ask(sender, self.owed_bytes + more)
+    }
+
+    /// For a lane that has to take what a predecessor has sent already: allows it to grow at once.
+    /// The predecessor was granted as much; this is asked for afterwards ([`Self::charge`]), because
+    /// others rely on the messages by the time that anybody hears of this end. `false` if the
+    /// lane cannot grow.
+    pub(crate) fn overdraw(&mut self, sender: &mut Sender, lane: Lane) -> bool {
+        let left = sender.growth_budget();
+        let more = sender
+            .next_growth_bytes(lane)
+            .and_then(|next| next.checked_sub(left))
+            .filter(|&more| more > 0);
+        let Some(more) = more else { return false };
+        self.owed_bytes += more;
+        sender.set_growth_budget(left + more);
+        true
+    }
+
+    /// Asks for what was overdrawn. If it is refused, it stays what it is: too much.
+    pub(crate) fn charge(&mut self, sender: &mut Sender) {
+        if self.owed_bytes > 0 {
+            self.ask(sender, self.owed_bytes);
+        }
+    }
+
+    fn taken_bytes(&self) -> u64 {
+        self.granted.bytes() + self.owed_bytes
+    }
+
+    /// Takes what was granted, first for what is owed. `false` if nothing is left for a lane, or if
+    /// the memory manager has only been asked.
+    fn ask(&mut self, sender: &mut Sender, bytes: u64) -> bool {
+        match self
+            .room
+            .take_apart(self.channel, bytes, &mut self.question)
+        {
             Ok(Some(granted)) => {
-                sender.set_growth_budget(left + granted.bytes());
+                let paid = self.owed_bytes.min(granted.bytes());
+                let free = granted.bytes() - paid;
+                self.owed_bytes -= paid;
                 self.granted.absorb(granted);
-                true
+                sender.set_growth_budget(sender.growth_budget() + free);
+                free > 0
             }
             Ok(None) => false,
             Err(error) => {
-                tracing::debug!(channel = %self.channel, %lane, %error, "a full lane does not grow");
+                tracing::debug!(channel = %self.channel, owed = self.owed_bytes, %error, "a full lane does not grow");
                 self.refused = Some(Instant::now());
                 false
             }
@@ -213,5 +255,51 @@ mod tests {
             }
         });
         assert_eq!(sent, 600 + 512 + 1024);
+    }
+
+    #[test]
+    fn what_a_predecessor_had_sent_is_taken_at_once_and_charged_afterwards() {
+        let (room, mut manager) = room();
+        let (mut sender, _receiver) = channel();
+        let mut growth = Growth::new(
+            &room,
+            ChannelId::random(),
+            SERVICE_GROWTH_BYTES,
+            &mut sender,
+        );
+        let header = Header {
+            kind: MessageKind::Reply,
+            type_index: TypeIndex::new(0),
+            correlation: Sequence::ZERO,
+            has_descriptors: false,
+        };
+        for number in 0..512 + 1024 {
+            let sequence = Sequence::new(number);
+            while let Err(error) = sender.replay(LANE, sequence, header, b"said") {
+                assert_eq!(error, SendError::Full { lane: LANE });
+                assert!(growth.overdraw(&mut sender, LANE), "message {number}");
+            }
+        }
+        growth.charge(&mut sender);
+        let (mut left, all) = (100 << 20, 100 << 20);
+        manage(&mut manager, &mut left);
+        let first = 640 << 10;
+        assert_eq!(all - left, first);
+
+        // What is owed is paid first; further room is asked for as ever.
+        let sent = send_all(&mut sender, &mut growth, || {
+            manage(&mut manager, &mut left);
+        });
+        assert_eq!(sent, 512 + 1024, "the answer pays what was taken");
+        let sent = send_all(&mut sender, &mut growth, || {
+            manage(&mut manager, &mut left);
+        });
+        assert_eq!(
+            (sent, all - left),
+            (512 + 1024 + 2048, first + (1280 << 10))
+        );
+        drop(growth);
+        manage(&mut manager, &mut left);
+        assert_eq!(left, all);
     }
 }

@@ -219,6 +219,10 @@ impl Client {
                     }
                     self.stalled.pop_front();
                 }
+                // What the predecessor had sent, others know of.
+                Err(SendError::Full { .. })
+                    if outgoing.replays.is_some()
+                        && self.growth.overdraw(&mut self.sender, lane) => {}
                 Err(SendError::Full { .. }) if self.growth.allow(&mut self.sender, lane) => {}
                 Err(SendError::Full { .. }) => {
                     // Our bell has to ring when the client has taken what is in its way.
@@ -763,6 +767,7 @@ where
             growth,
         };
         client.flush();
+        client.growth.charge(&mut client.sender);
         if self.phase == Phase::Frozen {
             client.receiver.park_always();
         }
