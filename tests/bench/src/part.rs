@@ -89,6 +89,17 @@ impl Stage<'_> {
         self.end(Some(Figures::Throughput(figure)))
     }
 
+    /// Plays the part in a way of its own: `measure` returns what it found, if it is the side that
+    /// measures.
+    pub(crate) fn play_alone(
+        self,
+        measure: impl FnOnce(Role, &Cell) -> Outcome<Option<Figures>>,
+    ) -> Outcome {
+        self.start()?;
+        let figures = measure(self.part.role, &self.part.cell)?;
+        self.end(figures)
+    }
+
     /// Plays the part over these wires, one for each line, once all processes are ready.
     pub(crate) fn play(self, mut wires: Vec<impl Wire>) -> Outcome {
         self.start()?;
