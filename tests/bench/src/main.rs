@@ -68,6 +68,10 @@ struct Local {
 
 impl Local {
     fn run(&self) -> Outcome {
+        ensure!(
+            weft_local_ipc::CHECKED,
+            "this program was built without checks: give it to another one with --unchecked"
+        );
         let (rounds, millis, limit) = if self.quick {
             (1, 50, 30)
         } else {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use weft_local_ipc::SideSocket;
 
@@ -125,6 +125,10 @@ pub fn play() -> Outcome {
     let to_parent = SideSocket::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let (bytes, fds) = to_parent.receive(Some(PATIENCE))?.context("no part came")?;
     let part: Part = serde_json::from_slice(&bytes)?;
+    ensure!(
+        part.cell.unchecked != weft_local_ipc::CHECKED,
+        "this program was not built for that cell"
+    );
     let mut fds = fds.into_iter();
     let lines = part
         .lines
