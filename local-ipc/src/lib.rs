@@ -78,6 +78,8 @@ mod swap;
 )]
 mod sync;
 #[cfg(not(loom))]
+mod trust;
+#[cfg(not(loom))]
 mod typed;
 #[cfg(not(loom))]
 mod waiter;
@@ -117,4 +119,4 @@ pub use {
 pub use asynchronous::{AsyncReceiver, AsyncSendError, AsyncSender, RecvError, asynchronous};
 
 #[cfg(all(feature = "floor", not(loom)))]
-pub use words::SharedWords;
+pub use {trust::CHECKED, words::SharedWords};

@@ -26,6 +26,7 @@ use crate::slot::{self, Body, Header, Payload, SlotState};
 use crate::spin::Spin;
 use crate::swap::Shared;
 use crate::sync::Ordering;
+use crate::trust::holds;
 
 /// How many former peers may have left messages that are not done. Each was replaced while we
 /// finished nothing of it; beyond this the channel is given up with [`PeerFault::TooManySwaps`].
@@ -283,7 +284,7 @@ impl Receiver {
             let slot = incoming.segment.ring.slot(incoming.next);
             let word = slot.sequence_word();
             if word != incoming.blank {
-                if word != incoming.next + 1 || incoming.next >= incoming.limit {
+                if !holds(word == incoming.next + 1) || incoming.next >= incoming.limit {
                     return Glance::Unclear;
                 }
                 slot.acquire();

@@ -20,6 +20,7 @@ use crate::segment::{OwnSegment, Starts};
 use crate::slot::{self, Header, Payload};
 use crate::swap::Shared;
 use crate::sync::Ordering;
+use crate::trust::holds;
 
 /// Sends on one channel. Owned by one thread at a time; it shares no line with what another thread
 /// owns.
@@ -513,14 +514,14 @@ impl Outgoing {
 
     /// Checks what the peer's cursor says, and frees what it allows.
     fn accept_done(&mut self, lane: Lane, now: u64) -> Result<(), PeerFault> {
-        if now < self.seen {
+        if !holds(now >= self.seen) {
             return Err(PeerFault::CursorBack {
                 lane,
                 seen: Sequence::new(self.seen),
                 now: Sequence::new(now),
             });
         }
-        if now > self.next && self.settled {
+        if !holds(now <= self.next || !self.settled) {
             return Err(PeerFault::CursorAhead {
                 lane,
                 next: Sequence::new(self.next),

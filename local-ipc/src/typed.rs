@@ -16,6 +16,7 @@ use crate::receiver::{Received, Receiver};
 use crate::rows::AsBody;
 use crate::sender::Sender;
 use crate::slot::Header;
+use crate::trust::holds;
 
 /// A type whose bytes are its value. Implemented for all that zerocopy finds fit.
 pub trait Plain: FromBytes + IntoBytes + Immutable {}
@@ -83,7 +84,7 @@ impl Receiver {
         let mut value = T::new_zeroed();
         let received = self.take(lane, |sequence, _, body| {
             let bytes = value.as_mut_bytes();
-            if body.len() != bytes.len() {
+            if !holds(body.len() == bytes.len()) {
                 return Err(PeerFault::WrongLength {
                     lane,
                     sequence,

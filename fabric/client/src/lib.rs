@@ -19,6 +19,10 @@
 //! Not here: how a channel is laid out in memory (`weft-local-ipc`), what a message is
 //! (`weft-contract`), how a node decides (`weft-daemon`).
 
+// Only a benchmark of local channels alone may leave out what this crate rests on.
+#[cfg(weft_unchecked)]
+compile_error!("weft is not built without checks of what a peer wrote");
+
 pub mod bootstrap;
 mod channel;
 mod domain;

@@ -10,6 +10,17 @@ pub enum Transport {
     Weft,
     /// The same with an inbox over all senders, which keep to a lane each: strict priority.
     WeftInbox,
+    /// An inbox whose channels ring a doorbell of their own each.
+    WeftInboxDoorbell,
+    /// Weft: payloads are loans of a heap, filled and read in place.
+    WeftHeap,
+    /// Weft: the payload lies in a region that the receiver has mapped before; messages say where, and
+    /// nobody touches it.
+    WeftReference,
+    /// Weft: each payload has a region of its own, which is made, frozen, handed over and mapped.
+    WeftHandOver,
+    /// Weft's channels under tokio: `recv().await`.
+    WeftTokio,
     /// Shared memory with one slot each way and a flag in it: the least that a round trip can cost.
     Slot,
     /// A ring of bare slots of 64 bytes, without checks, cursors in registers.
@@ -18,6 +29,10 @@ pub enum Transport {
     Ring128,
     /// The same with slots that hold 4 KiB.
     RingPage,
+    /// The same with eight slots that hold 1 MiB.
+    RingMega,
+    /// A memory file for each payload, made, handed over and mapped without any check.
+    BareHandOver,
     /// One slot each way and a futex: the least that a woken round trip can cost.
     Futex,
     /// A pipe each way.
@@ -26,6 +41,8 @@ pub enum Transport {
     Unix,
     /// A Unix stream socket, 64 KiB in one system call.
     UnixBatched,
+    /// A Unix stream socket under tokio.
+    UnixTokio,
     /// iceoryx2, publish-subscribe, both sides poll.
     Iceoryx,
     /// iceoryx2, publish-subscribe with an event for each message; who waits sleeps.
@@ -45,6 +62,9 @@ pub enum Pattern {
     Tput,
     /// Several senders to one receiver.
     Fanin,
+    /// The first message on one of an inbox's channels, all of which have been silent for long: from
+    /// before the send until the inbox hands it out. Two threads, which share a clock.
+    First,
 }
 
 /// What a receiver does while there is nothing.
@@ -85,19 +105,23 @@ pub struct Cell {
     pub row: u64,
     /// How long the asking side keeps still, awake, before each round trip, in microseconds.
     pub pause_micros: u64,
+    /// Channels of an inbox on which nothing comes, beside those of the senders.
+    pub idle: usize,
+    /// The processes have to be built without Weft's checks of what a peer wrote.
+    pub unchecked: bool,
 }
 
 /// What a cell gave.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Figures {
-    /// Of round trips.
+    /// Of round trips, or of first messages.
     Latency(Latency),
     /// Of one-way runs.
     Throughput(Throughput),
 }
 
-/// Round trips, in nanoseconds.
+/// Round trips (or, of first messages, one way), in nanoseconds.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Latency {
     /// The median.

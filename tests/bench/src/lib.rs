@@ -9,10 +9,15 @@
 //!   the transport copies or not.
 //! - Throughput counts from the first message received until the first sender has stopped.
 //! - The host of a virtual machine moves its cores, which changes every spinning row up to five times
-//!   over: a bare cache line is sent to and fro before and after each run, and a run whose probes
-//!   differ does not count.
-//! - A receiver that looks and one that has to be woken are never in one row.
-//! - The rounds go through all rows in turn, so that the runs of a cell lie minutes apart.
+//!   over: a bare cache line is sent to and fro before and after each run, which says how the cores
+//!   lie to each other. A run in which that changed does not count, and only runs of one pass and one
+//!   placement are compared.
+//! - A receiver that looks and one that has to be woken are never in one row, unless the row is about
+//!   that.
+//! - The passes go through all rows in turn, so that the runs of a cell lie apart.
+//!
+//! What the checks of a hostile peer cost is measured against the same program built without them:
+//! `RUSTFLAGS="--cfg weft_unchecked"`, which nothing but this program can be built with.
 //!
 //! Not here: what lies between two machines.
 
@@ -21,7 +26,10 @@ pub mod facts;
 pub mod local;
 pub mod machine;
 pub mod part;
+pub mod plot;
 pub mod process;
+pub mod report;
+pub mod table;
 mod transport;
 mod wire;
 

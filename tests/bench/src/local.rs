@@ -1,314 +1,243 @@
-//! The table of one machine: its rows, what each is held against, and how it is filled.
+//! How the table of one machine is filled: in passes, so that the runs of a cell lie apart, and each
+//! row's cells close together, so that they find the cores in one placement.
+//!
+//! The placement is looked at before and after each run. A run in which it changed is dropped, and the
+//! cell is tried again. Only runs of one pass and one placement are compared; a row's ratio is the
+//! median over its passes. Rows that lack such pairs go into further passes, until the time is up.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::cell::{Cell, Figures, Pattern, Transport, Wait};
-use crate::machine::{self, Cores, Machine, median, probe};
+use crate::cell::Figures;
+use crate::machine::{Cores, Machine, Placement, median, probe};
 use crate::process;
+use crate::report::{FilledBar, FilledRow, Group, Report};
+use crate::table::{self, Against, Key, Row};
 
-/// Runs of a cell that the placement of the cores spoils, at most, before one counts all the same.
-const SPOILT: u32 = 4;
-
-/// Whether a row's figure should be small or large beside another's.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub enum Bar {
-    /// At most so many times the other's.
-    AtMost(f64),
-    /// At least so many times the other's.
-    AtLeast(f64),
-    /// At least so many times faster: the other's time is divided by ours.
-    Faster(f64),
-}
-
-/// What a row is held against.
-#[derive(Clone, Debug)]
-pub struct Against {
-    cell: Key,
-    bar: Bar,
-    goal: Option<f64>,
-}
-
-/// A cell apart from the machine's cores and the length of a run.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct Key {
-    transport: Transport,
-    pattern: Pattern,
-    size: usize,
-    wait: Wait,
-    one_core: bool,
-    senders: usize,
-    row: u64,
-}
-
-/// One row of the table.
-#[derive(Clone, Debug)]
-pub struct Row {
-    title: &'static str,
-    cell: Key,
-    against: Vec<Against>,
-}
-
-const LAT: Key = Key {
-    transport: Transport::Weft,
-    pattern: Pattern::Lat,
-    size: 64,
-    wait: Wait::Spin,
-    one_core: false,
-    senders: 1,
-    row: 1,
-};
-const TPUT: Key = Key {
-    pattern: Pattern::Tput,
-    row: 32,
-    ..LAT
-};
-
-fn against(cell: Key, bar: Bar, goal: impl Into<Option<f64>>) -> Against {
-    Against {
-        cell,
-        bar,
-        goal: goal.into(),
-    }
-}
-
-/// The whole table.
-#[must_use]
-pub fn rows() -> Vec<Row> {
-    use Bar::{AtLeast, AtMost, Faster};
-    let by = |transport, cell: Key| Key { transport, ..cell };
-    let sized = |size, cell: Key| Key { size, ..cell };
-    let parked = Key {
-        wait: Wait::Park,
-        ..LAT
-    };
-    let one_core = Key {
-        one_core: true,
-        ..parked
-    };
-    let fanin = Key {
-        pattern: Pattern::Fanin,
-        senders: 8,
-        ..TPUT
-    };
-    let row = |title, cell, against| Row {
-        title,
-        cell,
-        against,
-    };
-    vec![
-        row(
-            "round trip 32 B, awake",
-            sized(32, LAT),
-            vec![against(
-                by(Transport::Slot, sized(32, LAT)),
-                AtMost(1.2),
-                1.05,
-            )],
-        ),
-        row(
-            "round trip 64 B, awake",
-            LAT,
-            vec![
-                against(by(Transport::Slot, LAT), AtMost(1.35), 1.15),
-                against(by(Transport::Iceoryx, LAT), Faster(4.0), 6.0),
-                against(by(Transport::IceoryxRequest, LAT), Faster(5.0), 8.0),
-                against(by(Transport::Pipe, parked), Faster(250.0), None),
-                against(by(Transport::Unix, parked), Faster(250.0), None),
-                against(by(Transport::Pipe, one_core), Faster(35.0), None),
-            ],
-        ),
-        row(
-            "round trip 4 KiB in place, awake",
-            sized(4096, LAT),
-            vec![
-                against(by(Transport::Slot, sized(4096, LAT)), AtMost(1.0), None),
-                against(by(Transport::Iceoryx, sized(4096, LAT)), Faster(2.0), None),
-            ],
-        ),
-        row(
-            "round trip 64 B, both asleep, two cores",
-            parked,
-            vec![
-                against(by(Transport::Futex, parked), AtMost(1.05), None),
-                against(by(Transport::IceoryxEvent, parked), AtMost(0.9), None),
-                against(by(Transport::Pipe, parked), AtMost(1.15), None),
-            ],
-        ),
-        row(
-            "round trip 64 B, one core, both asleep",
-            one_core,
-            vec![
-                against(by(Transport::Futex, one_core), AtMost(1.05), None),
-                against(by(Transport::Pipe, one_core), AtMost(1.0), None),
-            ],
-        ),
-        row(
-            "round trip 64 B, one core, send_and_yield: who waits gives up the core, then sleeps",
-            Key {
-                wait: Wait::Yield,
-                ..one_core
-            },
-            vec![
-                against(by(Transport::Futex, one_core), AtMost(1.05), None),
-                against(by(Transport::Pipe, one_core), AtMost(1.0), None),
-                against(by(Transport::IceoryxEvent, one_core), AtMost(0.4), None),
-            ],
-        ),
-        row(
-            "one way 64 B, rows of 32",
-            TPUT,
-            vec![
-                against(by(Transport::Ring128, TPUT), AtLeast(0.8), 1.0),
-                against(
-                    by(Transport::UnixBatched, Key { row: 1024, ..TPUT }),
-                    AtLeast(1.2),
-                    2.0,
-                ),
-                against(by(Transport::Iceoryx, TPUT), AtLeast(20.0), None),
-                against(by(Transport::Crossbeam, TPUT), AtLeast(1.5), None),
-            ],
-        ),
-        row(
-            "one way 64 B, one by one",
-            Key { row: 1, ..TPUT },
-            vec![against(by(Transport::Ring128, TPUT), AtLeast(0.8), 1.0)],
-        ),
-        row(
-            "one way 32 B in slots of a line, rows of 32",
-            sized(32, TPUT),
-            vec![against(
-                by(Transport::Ring64, sized(32, TPUT)),
-                AtLeast(0.8),
-                1.0,
-            )],
-        ),
-        row(
-            "one way 4 KiB in place",
-            sized(4096, TPUT),
-            vec![
-                against(
-                    by(Transport::RingPage, sized(4096, TPUT)),
-                    AtLeast(0.9),
-                    None,
-                ),
-                against(
-                    by(Transport::Iceoryx, sized(4096, TPUT)),
-                    AtLeast(2.5),
-                    None,
-                ),
-            ],
-        ),
-        row(
-            "8 senders to 1 receiver, 64 B",
-            fanin,
-            vec![against(by(Transport::Ring128, fanin), AtLeast(0.5), 0.9)],
-        ),
-        row(
-            "the same by an inbox, in order of priority",
-            by(Transport::WeftInbox, fanin),
-            vec![against(by(Transport::Ring128, fanin), AtLeast(0.3), 0.9)],
-        ),
-    ]
-}
-
-impl Key {
-    fn cell(self, cores: Cores, millis: u64) -> Cell {
-        Cell {
-            transport: self.transport,
-            pattern: self.pattern,
-            size: self.size,
-            millis,
-            cores: if self.one_core {
-                [cores.ask; 2]
-            } else {
-                [cores.ask, cores.answer]
-            },
-            senders: self.senders,
-            wait: self.wait,
-            row: self.row,
-            pause_micros: 0,
-        }
-    }
-
-    /// That of no other cell.
-    fn full_name(&self) -> String {
-        let (pattern, wait) = (self.pattern, self.wait);
-        let name = self.name();
-        format!("{name}, {pattern:?}, {wait:?}, rows of {}", self.row)
-    }
-
-    fn name(&self) -> String {
-        let transport = self.transport.to_possible_value();
-        let transport = transport.as_ref().map_or("?", |value| value.get_name());
-        let place = if self.one_core { ", one core" } else { "" };
-        format!("{transport} {} B{place}", self.size)
-    }
-}
-
-/// One run of a cell.
-#[derive(Clone, Debug, Serialize)]
-struct Run {
-    figures: Figures,
-    /// The round trip of a bare line before and after it, in nanoseconds.
-    line_nanos: [f64; 2],
-    /// The cores did not lie as they mostly do, or were moved meanwhile.
-    moved: bool,
-}
+/// Runs of a cell in one pass, at most, to have one of the placement that is wanted.
+const ATTEMPTS: u32 = 5;
 
 /// How to fill the table.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
-    /// Runs of each cell.
+    /// Pairs that each ratio should be the median of.
     pub rounds: u32,
     /// The length of a run, in milliseconds.
     pub millis: u64,
+    /// Passes begin until then. For the first half of it they go on until each row has its pairs with
+    /// near cores, for the second half until it has them with cores in any one placement.
+    pub limit: Duration,
+    /// This program, built without Weft's checks.
+    pub unchecked: Option<PathBuf>,
 }
 
-/// The filled table.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    machine: Machine,
-    cores: Cores,
-    plan: (u32, u64),
-    /// Round trip of a bare line that most runs saw, in nanoseconds.
-    line_nanos: f64,
-    /// Whether the cores share a cache, by that figure.
-    placement: &'static str,
-    /// Runs that were thrown away because the cores were moved.
-    thrown_away: u32,
-    /// Runs that were kept although the cores were moved: no better ones were to be had. Of a cell
-    /// that has others they are not the one shown.
-    kept_all_the_same: usize,
-    seconds: f64,
-    rows: Vec<FilledRow>,
-    /// All runs, by the name of their cell.
-    runs: BTreeMap<String, Vec<Run>>,
-}
-
-#[derive(Debug, Serialize)]
-struct FilledRow {
-    title: &'static str,
-    ours: Figures,
-    against: Vec<FilledBar>,
-}
-
-#[derive(Debug, Serialize)]
-struct FilledBar {
-    other: String,
+/// One run that counts.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    pass: u32,
+    placement: Placement,
+    /// The round trip of a bare line before and after it, in nanoseconds. None on one core.
+    line_nanos: Option<[f64; 2]>,
     figures: Figures,
-    ratio: f64,
-    bar: Bar,
-    goal: Option<f64>,
-    met: bool,
 }
 
-/// Measures all cells, the rounds outermost. Tells of its progress on standard error.
+impl Run {
+    /// Whether it may be compared with a run of ours in this placement. One core is as far from itself
+    /// as it ever was.
+    fn fits(&self, placement: Placement) -> bool {
+        self.placement == placement || self.placement == Placement::OneCore
+    }
+}
+
+/// What was measured so far.
+struct Runs {
+    plan: Plan,
+    cores: Cores,
+    of: BTreeMap<Key, Vec<Run>>,
+    dropped: u32,
+    pass: u32,
+}
+
+impl Runs {
+    /// Measures a row's cells, as far as this pass has not yet.
+    fn visit(&mut self, row: &Row) -> Outcome {
+        let wanted = self.see(row.cell, None)?;
+        for other in &row.against {
+            self.see(other.cell, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// Has this pass measure a cell in the placement that is wanted, or any. Which it was, if it was
+    /// one.
+    fn see(&mut self, key: Key, wanted: Option<Placement>) -> Outcome<Option<Placement>> {
+        for attempt in 0.. {
+            let runs = self.of.entry(key).or_default();
+            let of_pass = runs
+                .iter()
+                .rfind(|run| run.pass == self.pass && wanted.is_none_or(|wanted| run.fits(wanted)));
+            if let Some(run) = of_pass {
+                return Ok(Some(run.placement));
+            }
+            if attempt == ATTEMPTS {
+                break;
+            }
+            self.measure(key)
+                .map_err(|error| error.context(key.full_name()))?;
+        }
+        Ok(None)
+    }
+
+    fn measure(&mut self, key: Key) -> Outcome {
+        let cell = key.cell(self.cores, self.plan.millis);
+        let cores = self.cores;
+        let mut lines = Vec::new();
+        let look = || {
+            if !key.one_core {
+                lines.push(probe(cores)?);
+            }
+            Ok(())
+        };
+        let figures = process::measure(&cell, self.plan.unchecked.as_deref(), look)?;
+        let (placement, line_nanos) = match lines[..] {
+            [before, after] => {
+                let placement = Placement::of_line(before);
+                if Placement::of_line(after) != placement {
+                    self.dropped += 1;
+                    return Ok(());
+                }
+                (placement, Some([before, after]))
+            }
+            _ => (Placement::OneCore, None),
+        };
+        let pass = self.pass;
+        let runs = self.of.entry(key).or_default();
+        // Another placement is wanted, and this one is there already.
+        if !runs
+            .iter()
+            .any(|run| run.pass == pass && run.placement == placement)
+        {
+            runs.push(Run {
+                pass,
+                placement,
+                line_nanos,
+                figures,
+            });
+        }
+        Ok(())
+    }
+
+    fn of(&self, key: Key) -> &[Run] {
+        self.of.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The runs of a row's own cell and of another one, pass by pass, in one placement.
+    fn pairs(&self, ours: Key, other: Key, placement: Placement) -> Vec<(&Figures, &Figures)> {
+        let ours = self.of(ours).iter();
+        ours.filter(|run| run.placement == placement)
+            .filter_map(|run| {
+                let mut others = self.of(other).iter();
+                let other = others.find(|other| other.pass == run.pass && other.fits(placement))?;
+                Some((&run.figures, &other.figures))
+            })
+            .collect()
+    }
+
+    fn has_all_pairs(&self, row: &Row, placement: Placement) -> bool {
+        row.against.iter().all(|other| {
+            self.pairs(row.cell, other.cell, placement).len() >= self.plan.rounds as usize
+        })
+    }
+
+    /// Whether a row needs no further pass.
+    fn is_filled(&self, row: &Row, late: bool) -> bool {
+        let good = [Placement::Near, Placement::OneCore];
+        let other = [Placement::Far, Placement::Siblings];
+        good.iter()
+            .chain(other.iter().filter(|_| late))
+            .any(|&placement| self.has_all_pairs(row, placement))
+    }
+
+    fn fill_bar(&self, row: &Row, against: &Against, placement: Placement) -> Option<FilledBar> {
+        let pairs = self.pairs(row.cell, against.cell, placement);
+        let bar = against.bar;
+        let ratios = pairs.iter().map(|(ours, other)| bar.ratio(ours, other));
+        let ratio = median(ratios.collect());
+        Some(FilledBar {
+            other: against.cell.name(),
+            figures: typical(pairs.iter().map(|(_, other)| *other))?,
+            ratio,
+            pairs: pairs.len(),
+            bar,
+            met: bar.at_least.is_none_or(|asked| bar.is_met(ratio, asked)),
+            reached: bar.go_for.is_some_and(|asked| bar.is_met(ratio, asked)),
+        })
+    }
+
+    fn fill_row(&self, row: &Row, placement: Placement) -> Option<FilledRow> {
+        let against = row.against.iter();
+        let against: Vec<_> = against
+            .filter_map(|against| self.fill_bar(row, against, placement))
+            .collect();
+        if against.is_empty() {
+            return None;
+        }
+        let ours = self.of(row.cell).iter();
+        let ours = ours.filter(|run| run.placement == placement);
+        Some(FilledRow {
+            title: row.title,
+            ours: typical(ours.map(|run| &run.figures))?,
+            against,
+        })
+    }
+
+    fn group(&self, rows: &[Row], placement: Placement) -> Option<Group> {
+        let filled: Vec<_> = rows
+            .iter()
+            .filter_map(|row| self.fill_row(row, placement))
+            .collect();
+        let runs = self.of.values().flatten();
+        let lines = runs
+            .filter(|run| run.placement == placement)
+            .flat_map(|run| run.line_nanos)
+            .flatten();
+        (!filled.is_empty()).then(|| Group {
+            placement,
+            line_nanos: median(lines.collect()),
+            rows: filled,
+        })
+    }
+
+    /// What could not be compared with cores in any placement.
+    fn unpaired(&self, rows: &[Row]) -> Vec<String> {
+        let mut unpaired = Vec::new();
+        for row in rows {
+            for other in &row.against {
+                let paired = Placement::ALL
+                    .iter()
+                    .any(|&placement| !self.pairs(row.cell, other.cell, placement).is_empty());
+                if !paired {
+                    unpaired.push(format!("{} beside {}", row.title, other.cell.name()));
+                }
+            }
+        }
+        unpaired
+    }
+}
+
+/// The one with the median figure.
+fn typical<'a>(figures: impl Iterator<Item = &'a Figures>) -> Option<Figures> {
+    let mut sorted: Vec<_> = figures.collect();
+    sorted.sort_by(|a, b| a.main().total_cmp(&b.main()));
+    sorted.get(sorted.len() / 2).map(|&figures| figures.clone())
+}
+
+/// Measures all cells, the passes outermost. Tells of its progress on standard error.
 ///
 /// # Errors
 ///
@@ -316,100 +245,54 @@ struct FilledBar {
 pub fn fill(plan: Plan) -> Outcome<Report> {
     let began = Instant::now();
     let machine = Machine::look();
-    let cores = Cores::find()?;
-    let rows = rows();
-    let mut runs: BTreeMap<Key, Vec<Run>> = BTreeMap::new();
-    for row in &rows {
-        for key in std::iter::once(row.cell).chain(row.against.iter().map(|other| other.cell)) {
-            runs.entry(key).or_default();
-        }
-    }
-    let usual = usual_line(cores)?;
+    let rows = table::rows(plan.unchecked.is_some());
+    let limit = plan.limit;
+    let mut runs = Runs {
+        cores: Cores::find()?,
+        of: BTreeMap::new(),
+        dropped: 0,
+        pass: 0,
+        plan,
+    };
     let mut progress = Progress::default();
-    let mut thrown_away = 0;
-    for round in 1..=plan.rounds {
-        let count = runs.len();
-        for (place, (key, runs)) in runs.iter_mut().enumerate() {
-            progress.show(&format!(
-                "round {round} of {}, cell {} of {count}: {}",
-                plan.rounds,
-                place + 1,
-                key.name()
-            ));
-            let cell = key.cell(cores, plan.millis);
-            for attempt in 0.. {
-                let before = probe(cores)?;
-                let figures = process::measure(&cell).map_err(|error| error.context(key.name()))?;
-                let line_nanos = [before, probe(cores)?];
-                let quiet = line_nanos
-                    .iter()
-                    .all(|&nanos| machine::is_usual(nanos, usual));
-                if quiet || attempt == SPOILT {
-                    let moved = !quiet;
-                    runs.push(Run {
-                        figures,
-                        line_nanos,
-                        moved,
-                    });
-                    break;
-                }
-                thrown_away += 1;
+    loop {
+        let late = began.elapsed() > limit / 2;
+        let open = rows.iter().filter(|row| !runs.is_filled(row, late));
+        let open: Vec<&Row> = open.collect();
+        if open.is_empty() || runs.pass > 0 && began.elapsed() > limit {
+            break;
+        }
+        runs.pass += 1;
+        for (place, row) in open.iter().enumerate() {
+            // The first pass is whole: something is to be seen of each row.
+            if runs.pass > 1 && began.elapsed() > limit {
+                break;
             }
+            let (pass, count) = (runs.pass, open.len());
+            let title = row.title;
+            progress.show(&format!(
+                "pass {pass}, row {} of {count}: {title}",
+                place + 1
+            ));
+            runs.visit(row)?;
         }
     }
     progress.show("");
-    let typical = |key: &Key| typical(&runs[key]);
-    let rows = rows
-        .iter()
-        .map(|row| {
-            let ours = typical(&row.cell);
-            let against = row.against.iter().map(|other| {
-                let figures = typical(&other.cell);
-                let ratio = match other.bar {
-                    Bar::AtMost(_) | Bar::AtLeast(_) => ours.main() / figures.main(),
-                    Bar::Faster(_) => figures.main() / ours.main(),
-                };
-                let ratio = match (other.bar, &ours) {
-                    // Of rates the larger is the faster.
-                    (Bar::Faster(_), Figures::Throughput(_)) => 1.0 / ratio,
-                    _ => ratio,
-                };
-                let met = match other.bar {
-                    Bar::AtMost(bar) => ratio <= bar,
-                    Bar::AtLeast(bar) | Bar::Faster(bar) => ratio >= bar,
-                };
-                FilledBar {
-                    other: other.cell.name(),
-                    figures,
-                    ratio,
-                    bar: other.bar,
-                    goal: other.goal,
-                    met,
-                }
-            });
-            FilledRow {
-                title: row.title,
-                against: against.collect(),
-                ours,
-            }
-        })
-        .collect();
+    let groups = Placement::ALL.iter();
     Ok(Report {
+        groups: groups
+            .filter_map(|&placement| runs.group(&rows, placement))
+            .collect(),
+        unpaired: runs.unpaired(&rows),
         machine,
-        cores,
-        plan: (plan.rounds, plan.millis),
-        line_nanos: median(
-            runs.values()
-                .flatten()
-                .flat_map(|run| run.line_nanos)
-                .collect(),
-        ),
-        placement: placement(usual),
-        thrown_away,
-        kept_all_the_same: runs.values().flatten().filter(|run| run.moved).count(),
+        cores: runs.cores,
+        rounds: runs.plan.rounds,
+        millis: runs.plan.millis,
+        passes: runs.pass,
+        dropped: runs.dropped,
         seconds: began.elapsed().as_secs_f64(),
-        rows,
         runs: runs
+            .of
             .into_iter()
             .map(|(key, runs)| (key.full_name(), runs))
             .collect(),
@@ -428,121 +311,123 @@ impl Progress {
 
     fn show(&mut self, text: &str) {
         if std::io::stderr().is_terminal() {
-            eprint!("\r{text:<78}\r");
-        } else if self.said.is_none_or(|said| said.elapsed() > Self::EVERY) {
+            eprint!("\r{text:<100.100}\r");
+        } else if !text.is_empty() && self.said.is_none_or(|said| said.elapsed() > Self::EVERY) {
             self.said = Some(Instant::now());
             eprintln!("{text}");
         }
     }
 }
 
-/// Where the cores mostly lie to each other now: the median of a few probes.
-fn usual_line(cores: Cores) -> Outcome<f64> {
-    let probes = (0..5).map(|_| probe(cores)).collect::<Outcome<Vec<_>>>()?;
-    Ok(median(probes))
-}
-
-/// A line takes about 70 ns there and back between siblings of a core, 110 under one cache, 500 with none
-/// in common.
-fn placement(line_nanos: f64) -> &'static str {
-    if line_nanos < 220.0 { "near" } else { "far" }
-}
-
-/// The run with the median figure, of those whose cores were not moved if there are any.
-fn typical(runs: &[Run]) -> Figures {
-    let mut sorted: Vec<&Run> = runs.iter().filter(|run| !run.moved).collect();
-    if sorted.is_empty() {
-        sorted = runs.iter().collect();
-    }
-    sorted.sort_by(|a, b| a.figures.main().total_cmp(&b.figures.main()));
-    sorted[sorted.len() / 2].figures.clone()
-}
-
-impl Report {
-    /// The table in Markdown.
-    #[must_use]
-    pub fn text(&self) -> String {
-        let mut text = format!(
-            "{}\nCores {}: a bare line took {:.0} ns there and back. {} runs were thrown away because the cores were moved, {} of {} kept all the same; {:.0} s in all.\n\n",
-            self.machine.words(),
-            self.placement,
-            self.line_nanos,
-            self.thrown_away,
-            self.kept_all_the_same,
-            self.runs.values().map(Vec::len).sum::<usize>(),
-            self.seconds,
-        );
-        text.push_str("| | Weft | beside | | ratio | at least | go for |\n| --- | ---: | --- | ---: | ---: | --- | --- |\n");
-        for row in &self.rows {
-            let mut title = row.title;
-            let mut ours = words(&row.ours);
-            for bar in &row.against {
-                let (sign, at_least) = match bar.bar {
-                    Bar::AtMost(bar) => ("≤", bar),
-                    Bar::AtLeast(bar) | Bar::Faster(bar) => ("≥", bar),
-                };
-                let goal = bar
-                    .goal
-                    .map_or_else(String::new, |goal| format!("{sign} {goal}"));
-                let met = if bar.met { "" } else { " **missed**" };
-                text.push_str(&format!(
-                    "| {title} | {ours} | {} | {} | {:.2} | {sign} {at_least}{met} | {goal} |\n",
-                    bar.other,
-                    words(&bar.figures),
-                    bar.ratio,
-                ));
-                title = "";
-                ours = String::new();
-            }
-        }
-        text
-    }
-}
-
-fn words(figures: &Figures) -> String {
-    match figures {
-        Figures::Latency(latency) if latency.p50_ns >= 10_000 => {
-            format!("{:.1} µs", latency.p50_ns as f64 / 1e3)
-        }
-        Figures::Latency(latency) => format!("{} ns", latency.p50_ns),
-        Figures::Throughput(throughput) => format!("{:.2} M/s", throughput.msgs_per_s / 1e6),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cell::Throughput;
 
-    #[test]
-    fn every_row_of_the_table_is_held_against_something() {
-        for row in rows() {
-            assert!(!row.against.is_empty(), "{}", row.title);
-            let ours = [Transport::Weft, Transport::WeftInbox];
-            assert!(ours.contains(&row.cell.transport), "{}", row.title);
+    fn runs(of: &[(Key, u32, Placement, f64)]) -> Runs {
+        let mut runs = Runs {
+            plan: Plan {
+                rounds: 2,
+                millis: 1,
+                limit: Duration::ZERO,
+                unchecked: None,
+            },
+            cores: Cores { ask: 0, answer: 1 },
+            of: BTreeMap::new(),
+            dropped: 0,
+            pass: 0,
+        };
+        for &(key, pass, placement, msgs_per_s) in of {
+            runs.of.entry(key).or_default().push(Run {
+                pass,
+                placement,
+                line_nanos: None,
+                figures: Figures::Throughput(Throughput { msgs_per_s, n: 1 }),
+            });
         }
+        runs
+    }
+
+    /// A row of rates, which has one bar that is a rate as well.
+    fn row() -> (Row, Key) {
+        let mut rows = table::rows(false);
+        let at = rows
+            .iter()
+            .position(|row| row.title == "8 senders to 1 receiver, 64 B");
+        let row = rows.swap_remove(at.expect("the row"));
+        let other = row.against[0].cell;
+        (row, other)
     }
 
     #[test]
-    fn the_typical_run_is_the_median_one() {
-        let run = |msgs_per_s| Run {
-            figures: Figures::Throughput(crate::cell::Throughput { msgs_per_s, n: 1 }),
-            line_nanos: [100.0; 2],
-            moved: false,
-        };
-        let mut runs = vec![run(5.0), run(1.0), run(3.0)];
-        assert_eq!(typical(&runs).main(), 3.0);
-        for _ in 0..3 {
-            let moved = Run {
-                moved: true,
-                ..run(0.1)
-            };
-            runs.push(moved);
+    fn only_runs_of_one_pass_and_one_placement_are_compared() {
+        use Placement::{Far, Near};
+        let (row, other) = row();
+        let ours = row.cell;
+        let runs = runs(&[
+            (ours, 1, Near, 100.0),
+            (other, 1, Far, 50.0),
+            (ours, 2, Near, 100.0),
+            (other, 2, Near, 200.0),
+            (ours, 3, Far, 10.0),
+            (other, 3, Far, 10.0),
+            (other, 4, Near, 1.0),
+        ]);
+        let near = runs
+            .group(std::slice::from_ref(&row), Near)
+            .expect("a pair");
+        assert_eq!(near.rows[0].against[0].pairs, 1);
+        assert_eq!(near.rows[0].against[0].ratio, 0.5);
+        let far = runs.group(std::slice::from_ref(&row), Far).expect("a pair");
+        assert_eq!(far.rows[0].against[0].ratio, 1.0);
+        assert!(
+            runs.group(std::slice::from_ref(&row), Placement::Siblings)
+                .is_none()
+        );
+        assert!(runs.unpaired(&[row]).is_empty());
+    }
+
+    #[test]
+    fn a_ratio_is_the_median_over_the_passes() {
+        let (row, other) = row();
+        let mut of = Vec::new();
+        for (pass, figure) in [(1, 100.0), (2, 300.0), (3, 10.0)] {
+            of.push((row.cell, pass, Placement::Near, figure));
+            // Slow passes are slow for both.
+            of.push((other, pass, Placement::Near, 2.0 * figure));
         }
-        assert_eq!(typical(&runs).main(), 3.0, "moved cores do not count");
+        let group = runs(&of).group(&[row], Placement::Near).expect("pairs");
+        let filled = &group.rows[0];
+        assert_eq!((filled.against[0].pairs, filled.against[0].ratio), (3, 0.5));
+        assert_eq!(filled.ours.main(), 100.0);
+    }
+
+    #[test]
+    fn a_row_is_filled_near_first_and_anywhere_when_it_is_late() {
+        let (row, other) = row();
+        let mut of = Vec::new();
+        for pass in 1..=2 {
+            of.push((row.cell, pass, Placement::Far, 1.0));
+            of.push((other, pass, Placement::Far, 1.0));
+        }
+        let far = runs(&of);
+        assert!(!far.is_filled(&row, false) && far.is_filled(&row, true));
+        of.iter_mut().for_each(|run| run.2 = Placement::Near);
+        assert!(runs(&of).is_filled(&row, false));
+        assert!(!runs(&of[..3]).is_filled(&row, true), "a pair is missing");
+    }
+
+    #[test]
+    fn what_has_no_pair_is_told() {
+        let (row, other) = row();
+        let runs = runs(&[
+            (row.cell, 1, Placement::Near, 1.0),
+            (other, 1, Placement::Far, 1.0),
+        ]);
+        let unpaired = runs.unpaired(&[row]);
         assert_eq!(
-            typical(&runs[3..]).main(),
-            0.1,
-            "unless there is nothing else"
+            unpaired,
+            ["8 senders to 1 receiver, 64 B beside ring128 64 B"]
         );
     }
 }

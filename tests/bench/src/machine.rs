@@ -16,9 +16,53 @@ const PROBE_BATCH: u64 = 50;
 /// Batches of one probe; it tells their median. A few milliseconds in all.
 const PROBE_BATCHES: usize = 100;
 
-/// Two probes that differ by no more than this found the cores in the same places: a line takes about
-/// 70 ns there and back between siblings of a core, 110 under one cache, 500 with none in common.
-const SAME_PLACEMENT: f64 = 1.5;
+/// Below so many nanoseconds of a bare line's round trip both cores are threads of one: about 50 there.
+const SIBLINGS_BELOW: f64 = 70.0;
+/// Below so many they share a cache: 85 to 120 there, 400 to 550 with none in common.
+const NEAR_BELOW: f64 = 250.0;
+
+/// How two cores lie to each other. The host of a virtual machine changes it under us, from one
+/// second to the next.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// They share a cache.
+    Near,
+    /// They have no cache in common.
+    Far,
+    /// They are two threads of one core.
+    Siblings,
+    /// Both sides run on one core: there is no distance.
+    OneCore,
+}
+
+impl Placement {
+    /// All of them, the usual ones first.
+    pub const ALL: [Self; 4] = [Self::Near, Self::Far, Self::Siblings, Self::OneCore];
+
+    /// What the round trip of a bare line tells.
+    #[must_use]
+    pub fn of_line(nanos: f64) -> Self {
+        if nanos < SIBLINGS_BELOW {
+            Self::Siblings
+        } else if nanos < NEAR_BELOW {
+            Self::Near
+        } else {
+            Self::Far
+        }
+    }
+
+    /// In words, after "cores".
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Near => "near: they share a cache",
+            Self::Far => "far: they have no cache in common",
+            Self::Siblings => "siblings: two threads of one core",
+            Self::OneCore => "one: both sides share it",
+        }
+    }
+}
 
 /// The cores of the two sides.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -65,11 +109,6 @@ fn pin_thread(thread: Option<Pid>, core: usize) -> Result<(), Errno> {
     let mut set = CpuSet::new();
     set.set(core);
     sched_setaffinity(thread, &set)
-}
-
-/// Whether the cores lay to each other as they mostly do: `usual` is the bare line's round trip then.
-pub fn is_usual(line_nanos: f64, usual: f64) -> bool {
-    (usual / SAME_PLACEMENT..usual * SAME_PLACEMENT).contains(&line_nanos)
 }
 
 /// A word on lines of its own.
@@ -186,4 +225,29 @@ fn load() -> f64 {
         .next()
         .and_then(|first| first.parse().ok())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_where_the_cores_lie() {
+        for (nanos, placement) in [
+            (48.0, Placement::Siblings),
+            (85.0, Placement::Near),
+            (120.0, Placement::Near),
+            (417.0, Placement::Far),
+            (526.0, Placement::Far),
+        ] {
+            assert_eq!(Placement::of_line(nanos), placement, "{nanos} ns");
+        }
+    }
+
+    #[test]
+    fn the_middle_of_two_lies_between_them() {
+        assert_eq!(median(vec![]), 0.0);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![3.0, 1.0]), 2.0);
+    }
 }

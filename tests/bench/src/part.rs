@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use weft_local_ipc::SideSocket;
 
@@ -89,6 +89,17 @@ impl Stage<'_> {
         self.end(Some(Figures::Throughput(figure)))
     }
 
+    /// Plays the part in a way of its own: `measure` returns what it found, if it is the side that
+    /// measures.
+    pub(crate) fn play_alone(
+        self,
+        measure: impl FnOnce(Role, &Cell) -> Outcome<Option<Figures>>,
+    ) -> Outcome {
+        self.start()?;
+        let figures = measure(self.part.role, &self.part.cell)?;
+        self.end(figures)
+    }
+
     /// Plays the part over these wires, one for each line, once all processes are ready.
     pub(crate) fn play(self, mut wires: Vec<impl Wire>) -> Outcome {
         self.start()?;
@@ -114,6 +125,10 @@ pub fn play() -> Outcome {
     let to_parent = SideSocket::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let (bytes, fds) = to_parent.receive(Some(PATIENCE))?.context("no part came")?;
     let part: Part = serde_json::from_slice(&bytes)?;
+    ensure!(
+        part.cell.unchecked != weft_local_ipc::CHECKED,
+        "this program was not built for that cell"
+    );
     let mut fds = fds.into_iter();
     let lines = part
         .lines

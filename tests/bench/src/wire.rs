@@ -21,6 +21,9 @@ const BATCH: u64 = 64;
 const LARGE_BATCH: u64 = 8;
 const LARGE_BYTES: usize = 4096;
 
+/// From this size on each message is reported: there is room for few.
+const HUGE_BYTES: usize = 1 << 20;
+
 /// The same for round trips: nobody waits for room there. Large payloads are reported at once, so that
 /// the next one finds the same memory.
 const TRIPS_A_BATCH: u64 = 16;
@@ -82,6 +85,79 @@ fn receive(wire: &mut impl Wire) -> Outcome<u64> {
     }
 }
 
+/// Takes the time of trips: first some that do not count, then for as long as the cell says.
+pub(crate) struct Trips {
+    times: Histogram<u64>,
+    /// What one reading of the clock costs.
+    clock: u64,
+    length: Duration,
+    begin: Instant,
+    last: Instant,
+}
+
+impl Trips {
+    pub(crate) fn new(cell: &Cell) -> Outcome<Self> {
+        let clock = clock_nanos();
+        let now = Instant::now();
+        Ok(Self {
+            times: Histogram::new_with_max(60_000_000_000, 3)?,
+            clock,
+            length: Duration::from_millis(cell.millis),
+            begin: now,
+            last: now,
+        })
+    }
+
+    /// Whether another trip that does not count is wanted: caches, branch predictors, pages.
+    pub(crate) fn warms_up(&mut self) -> bool {
+        let warms = self.begin.elapsed() < WARM_UP;
+        if !warms {
+            self.begin = Instant::now();
+            self.last = self.begin;
+        }
+        warms
+    }
+
+    /// Whether another trip is wanted. There is one at least.
+    pub(crate) fn go_on(&self) -> bool {
+        self.last - self.begin < self.length || self.times.is_empty()
+    }
+
+    /// A trip begins now, and not when the last one ended.
+    pub(crate) fn begin(&mut self) {
+        self.last = Instant::now();
+    }
+
+    /// A trip has ended.
+    pub(crate) fn end(&mut self) {
+        let now = Instant::now();
+        self.record(now - self.last);
+        self.last = now;
+    }
+
+    /// A trip took so long.
+    pub(crate) fn record(&mut self, time: Duration) {
+        self.times
+            .saturating_record(nanos(time).saturating_sub(self.clock));
+    }
+
+    /// Whether no trip counts yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    pub(crate) fn figure(&self) -> Latency {
+        Latency {
+            p50_ns: self.times.value_at_quantile(0.5),
+            p99_ns: self.times.value_at_quantile(0.99),
+            p999_ns: self.times.value_at_quantile(0.999),
+            mean_ns: self.times.mean(),
+            min_ns: self.times.min(),
+            n: self.times.len(),
+        }
+    }
+}
+
 /// Measures round trips.
 pub(crate) fn ask(wire: &mut impl Wire, cell: &Cell) -> Outcome<Latency> {
     let pause = Duration::from_micros(cell.pause_micros);
@@ -97,37 +173,22 @@ pub(crate) fn ask(wire: &mut impl Wire, cell: &Cell) -> Outcome<Latency> {
         }
         Ok(())
     };
-    let clock = clock_nanos();
-    let warm = Instant::now();
-    while warm.elapsed() < WARM_UP {
+    let mut trips = Trips::new(cell)?;
+    while trips.warms_up() {
         trip()?;
     }
-    let mut times = Histogram::<u64>::new_with_max(60_000_000_000, 3)?;
-    let length = Duration::from_millis(cell.millis);
-    let begin = Instant::now();
-    let mut last = begin;
-    while last - begin < length || times.is_empty() {
-        while !pause.is_zero() && last.elapsed() < pause {
-            std::hint::spin_loop();
+    while trips.go_on() {
+        if !pause.is_zero() {
+            while trips.last.elapsed() < pause {
+                std::hint::spin_loop();
+            }
+            trips.begin();
         }
-        let start = if pause.is_zero() {
-            last
-        } else {
-            Instant::now()
-        };
         trip()?;
-        last = Instant::now();
-        times.saturating_record(nanos(last - start).saturating_sub(clock));
+        trips.end();
     }
     wire.send(END)?;
-    Ok(Latency {
-        p50_ns: times.value_at_quantile(0.5),
-        p99_ns: times.value_at_quantile(0.99),
-        p999_ns: times.value_at_quantile(0.999),
-        mean_ns: times.mean(),
-        min_ns: times.min(),
-        n: times.len(),
-    })
+    Ok(trips.figure())
 }
 
 /// Sends each message back.
@@ -161,10 +222,10 @@ pub(crate) fn source(wire: &mut impl Wire, cell: &Cell) -> Outcome {
 
 /// Receives from all, in turn, and counts until the first sender has stopped.
 pub(crate) fn sink(wires: &mut [impl Wire], cell: &Cell) -> Outcome<Throughput> {
-    let most = if cell.size < LARGE_BYTES {
-        BATCH
-    } else {
-        LARGE_BATCH
+    let most = match cell.size {
+        HUGE_BYTES.. => 1,
+        LARGE_BYTES.. => LARGE_BATCH,
+        _ => BATCH,
     };
     let mut counted = Vec::from_iter(wires.iter().map(|_| 0u64));
     let mut open = Vec::from_iter(wires.iter().map(|_| true));

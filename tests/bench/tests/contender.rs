@@ -176,6 +176,32 @@ fn facts_of_a_short_run() {
 }
 
 #[test]
+fn large_payloads_cold_channels_and_a_runtime() {
+    let of = |words: &str| figures(&words.split(' ').collect::<Vec<_>>());
+    for words in [
+        "lat --transport weft-heap --size 1048576",
+        "lat --transport weft-reference --size 16777216",
+        "lat --transport weft-hand-over --size 1048576",
+        "lat --transport bare-hand-over --size 1048576",
+        "lat --transport weft-tokio",
+        "lat --transport unix-tokio",
+        "first --idle 100",
+        "first --idle 100 --wait park",
+        "first --idle 100 --wait park --transport weft-inbox-doorbell",
+    ] {
+        positive(&of(&format!("contender {words} --ms 30")), &LATENCY);
+    }
+    for words in [
+        "tput --transport weft-heap --size 1048576 --row 1",
+        "tput --transport ring-mega --size 1048576 --row 1",
+        "tput --transport iceoryx --size 1048576 --row 1",
+        "tput --idle 100",
+    ] {
+        positive(&of(&format!("contender {words} --ms 30")), &THROUGHPUT);
+    }
+}
+
+#[test]
 fn several_senders_to_a_receiver_asleep_or_awake() {
     for wait in ["spin", "adaptive", "park"] {
         for size in ["8", "64", "4096"] {
@@ -200,14 +226,27 @@ fn several_senders_to_a_receiver_asleep_or_awake() {
 fn the_whole_table_in_a_quick_run() {
     let json = tempfile::NamedTempFile::new().unwrap();
     let path = json.path().to_str().unwrap();
-    let output = bench(&["local", "--quick", "--json", path]);
+    let picture = tempfile::NamedTempFile::new().unwrap();
+    let plot = picture.path().to_str().unwrap();
+    let output = bench(&[
+        "local", "--quick", "--limit", "1", "--json", path, "--plot", plot,
+    ]);
     assert!(output.status.success(), "{output:?}");
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("| round trip 64 B, awake |"), "{table}");
     let report: Value = serde_json::from_reader(json.reopen().unwrap()).unwrap();
-    for row in report["rows"].as_array().unwrap() {
-        for bar in row["against"].as_array().unwrap() {
-            assert!(bar["ratio"].as_f64().unwrap() > 0.0, "{row}");
+    let mut bars = 0;
+    for group in report["groups"].as_array().unwrap() {
+        for row in group["rows"].as_array().unwrap() {
+            for bar in row["against"].as_array().unwrap() {
+                assert!(bar["ratio"].as_f64().unwrap() > 0.0, "{row}");
+                bars += 1;
+            }
         }
     }
+    let picture = std::fs::read_to_string(picture.path()).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"));
+    // One each for the background, a bar, and a placement in the legend.
+    let groups = report["groups"].as_array().unwrap().len();
+    assert_eq!(picture.matches("<rect ").count(), 1 + bars + groups);
 }

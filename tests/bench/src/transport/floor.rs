@@ -15,11 +15,13 @@ use crate::part::{Role, Stage};
 use crate::wire::Wire;
 
 /// Slots of a bare ring, as many as one of Weft's has.
-const SLOTS: u64 = 512;
+const SLOTS: usize = 512;
+/// The same where a slot holds 1 MiB.
+const MEGA_SLOTS: usize = super::MEGA_DEPTH;
+/// Words of a slot that holds so much.
+const MEGA_WORDS: usize = (1 << 17) + 16;
 /// Words of a ring's control part: the receiver's cursor, on a pair of lines of its own.
 const CONTROL: usize = 32;
-/// Messages between two stores of the cursor.
-const BATCH: u64 = 64;
 /// Looks between two questions whether the other side still lives.
 const LOOKS: u32 = 1 << 28;
 
@@ -27,9 +29,10 @@ const LOOKS: u32 = 1 << 28;
 fn direction_words(cell: &Cell) -> usize {
     let payload = cell.size.div_ceil(8);
     match cell.transport {
-        Transport::Ring64 => CONTROL + 8 * SLOTS as usize,
-        Transport::Ring128 => CONTROL + 16 * SLOTS as usize,
-        Transport::RingPage => CONTROL + 528 * SLOTS as usize,
+        Transport::Ring64 => CONTROL + 8 * SLOTS,
+        Transport::Ring128 => CONTROL + 16 * SLOTS,
+        Transport::RingPage => CONTROL + 528 * SLOTS,
+        Transport::RingMega => CONTROL + MEGA_WORDS * MEGA_SLOTS,
         // A flag, then the payload; the next direction begins on another pair of lines.
         _ => (1 + payload).next_multiple_of(16) + CONTROL,
     }
@@ -143,7 +146,7 @@ pub(super) fn play_futex(mut stage: Stage<'_>) -> Outcome {
 }
 
 /// A ring of bare slots of `WORDS` words: sequence, a word that stands for a header, payload.
-struct Ring<const WORDS: usize> {
+struct Ring<const WORDS: usize, const SLOTS: usize> {
     words: SharedWords,
     out: usize,
     inward: usize,
@@ -156,9 +159,12 @@ struct Ring<const WORDS: usize> {
     told: u64,
 }
 
-impl<const WORDS: usize> Ring<WORDS> {
+impl<const WORDS: usize, const SLOTS: usize> Ring<WORDS, SLOTS> {
+    /// Messages between two stores of the cursor.
+    const BATCH: u64 = SLOTS as u64 / 8;
+
     fn slot(&self, direction: usize, sequence: u64) -> &[AtomicU64; WORDS] {
-        let at = direction + CONTROL + (sequence % SLOTS) as usize * WORDS;
+        let at = direction + CONTROL + sequence as usize % SLOTS * WORDS;
         self.words[at..at + WORDS]
             .as_array()
             .expect("a slice of that length")
@@ -178,7 +184,7 @@ impl<const WORDS: usize> Ring<WORDS> {
     /// Waits until the slot of this sequence is free.
     fn make_room(&mut self, sequence: u64) -> Outcome {
         let mut looks = 0;
-        while sequence - self.done >= SLOTS {
+        while sequence - self.done >= SLOTS as u64 {
             self.done = self.words[self.inward].load(Ordering::Acquire);
             looks += 1;
             if looks == LOOKS {
@@ -197,7 +203,7 @@ fn payload(slot: &[AtomicU64], count: usize) -> impl DoubleEndedIterator<Item = 
     std::iter::once(&slot[2]).chain(further)
 }
 
-impl<const WORDS: usize> Wire for Ring<WORDS> {
+impl<const WORDS: usize, const SLOTS: usize> Wire for Ring<WORDS, SLOTS> {
     fn send(&mut self, first: u64) -> Outcome {
         self.send_row(first, 1)
     }
@@ -209,7 +215,7 @@ impl<const WORDS: usize> Wire for Ring<WORDS> {
         while self.sent < end {
             self.make_room(self.sent)?;
             // The index in a register.
-            let to = end.min(self.done + SLOTS);
+            let to = end.min(self.done + SLOTS as u64);
             let from = self.sent;
             for sequence in from..to {
                 self.fill(sequence, first);
@@ -235,7 +241,7 @@ impl<const WORDS: usize> Wire for Ring<WORDS> {
         std::hint::black_box(sum);
         let first = slot[1].load(Ordering::Relaxed);
         self.received += 1;
-        if self.received - self.told == BATCH {
+        if self.received - self.told == Self::BATCH {
             self.told = self.received;
             self.words[self.out].store(self.told, Ordering::Release);
         }
@@ -270,7 +276,17 @@ impl<const WORDS: usize> Wire for Ring<WORDS> {
     }
 }
 
-pub(super) fn play_ring<const WORDS: usize>(mut stage: Stage<'_>) -> Outcome {
+pub(super) fn play_ring(stage: Stage<'_>) -> Outcome {
+    match stage.part.cell.transport {
+        Transport::Ring64 => play_slots::<8, SLOTS>(stage),
+        Transport::Ring128 => play_slots::<16, SLOTS>(stage),
+        Transport::RingPage => play_slots::<528, SLOTS>(stage),
+        Transport::RingMega => play_slots::<MEGA_WORDS, MEGA_SLOTS>(stage),
+        other => bail!("{other:?} is no ring"),
+    }
+}
+
+fn play_slots<const WORDS: usize, const SLOTS: usize>(mut stage: Stage<'_>) -> Outcome {
     let payload = stage.part.cell.size.div_ceil(8);
     if payload > WORDS - 2 {
         bail!("a slot holds {} bytes", 8 * (WORDS - 2));
@@ -278,7 +294,7 @@ pub(super) fn play_ring<const WORDS: usize>(mut stage: Stage<'_>) -> Outcome {
     let (out, inward) = directions(&stage);
     let lines = std::mem::take(&mut stage.lines);
     let open = |line| {
-        Ok(Ring::<WORDS> {
+        Ok(Ring::<WORDS, SLOTS> {
             words: map(line)?,
             out,
             inward,

@@ -1,7 +1,7 @@
 //! iceoryx2: publish-subscribe polled, request-response polled, publish-subscribe with events.
 //!
-//! Its safe interface stores whole payloads, so its senders store all words and not one a line.
-//! Everything it makes lies under a directory of its own, which the parent takes away with it.
+//! A payload of a page and more is a slice of lines with a word in each, so that a sender stores that
+//! word and no more, as everybody here. Everything it makes lies under a directory of its own, which the parent takes away with it.
 
 use std::time::Duration;
 
@@ -21,8 +21,20 @@ use crate::cell::Transport;
 use crate::part::{Role, Stage};
 use crate::wire::Wire;
 
-/// As many as a ring of Weft's has slots.
-const BUFFER: usize = 512;
+/// How many payloads a subscriber holds: as many as a ring of Weft's has slots.
+fn buffer(size: usize) -> usize {
+    if size < 1 << 20 {
+        512
+    } else {
+        super::MEGA_DEPTH
+    }
+}
+
+/// A line of a payload. What lies behind the word is nobody's concern.
+#[derive(Clone, Copy, Debug, ZeroCopySend)]
+#[repr(C)]
+#[repr(align(64))]
+struct Line(u64);
 
 /// How long a wait for an event lasts before the wire is polled all the same.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -30,21 +42,12 @@ const PATIENCE: Duration = Duration::from_millis(100);
 type Ipc = ipc::Service;
 type Payload<const WORDS: usize> = [u64; WORDS];
 
-pub(super) fn play(stage: Stage<'_>) -> Outcome {
-    match stage.part.cell.size {
-        32 => play_words::<4>(stage),
-        64 => play_words::<8>(stage),
-        4096 => play_words::<512>(stage),
-        size => bail!("iceoryx2 is measured with 32, 64 and 4096 bytes, not {size}"),
-    }
-}
-
 /// An error of theirs as one of ours.
 fn err<E: std::fmt::Debug>(error: E) -> anyhow::Error {
     anyhow!("iceoryx2: {error:?}")
 }
 
-fn play_words<const WORDS: usize>(mut stage: Stage<'_>) -> Outcome {
+pub(super) fn play(mut stage: Stage<'_>) -> Outcome {
     stage.lines.clear();
     set_log_level(LogLevel::Fatal);
     let mut config = Config::global_config().clone();
@@ -56,16 +59,42 @@ fn play_words<const WORDS: usize>(mut stage: Stage<'_>) -> Outcome {
         .config(&config)
         .create::<Ipc>()
         .map_err(err)?;
+    let cell = stage.part.cell;
+    match (cell.size, cell.transport) {
+        (32, _) => play_words::<4>(stage, &node),
+        (64, _) => play_words::<8>(stage, &node),
+        (4096.., Transport::Iceoryx) if cell.size.is_multiple_of(size_of::<Line>()) => {
+            let wire = Slices::open(&node, stage.part.role, cell.size)?;
+            stage.play(vec![wire])
+        }
+        (size, _) => {
+            bail!(
+                "iceoryx2 is measured with 32 and 64 bytes, polled also with lines from 4096 bytes \
+                 on, not with {size}"
+            )
+        }
+    }
+}
+
+fn play_words<const WORDS: usize>(stage: Stage<'_>, node: &Node<Ipc>) -> Outcome {
     match stage.part.cell.transport {
         Transport::IceoryxRequest => {
-            let wire = Requests::<WORDS>::open(&node, stage.part.role)?;
+            let wire = Requests::<WORDS>::open(node, stage.part.role)?;
             stage.play(vec![wire])
         }
         transport => {
             let events = transport == Transport::IceoryxEvent;
-            let wire = Samples::<WORDS>::open(&node, stage.part.role, events)?;
+            let wire = Samples::<WORDS>::open(node, stage.part.role, events)?;
             stage.play(vec![wire])
         }
+    }
+}
+
+/// The services that we send to and that we read from.
+fn names(role: Role) -> (&'static str, &'static str) {
+    match role {
+        Role::Ask | Role::Source => ("there", "back"),
+        Role::Echo | Role::Sink => ("back", "there"),
     }
 }
 
@@ -78,15 +107,12 @@ struct Samples<const WORDS: usize> {
 
 impl<const WORDS: usize> Samples<WORDS> {
     fn open(node: &Node<Ipc>, role: Role, events: bool) -> Outcome<Self> {
-        let (out, inward) = match role {
-            Role::Ask | Role::Source => ("there", "back"),
-            Role::Echo | Role::Sink => ("back", "there"),
-        };
+        let (out, inward) = names(role);
         let service = |name: &str| {
             node.service_builder(&name.try_into().map_err(err)?)
                 .publish_subscribe::<Payload<WORDS>>()
                 .enable_safe_overflow(false)
-                .subscriber_max_buffer_size(BUFFER)
+                .subscriber_max_buffer_size(buffer(8 * WORDS))
                 .open_or_create()
                 .map_err(err)
         };
@@ -111,7 +137,7 @@ impl<const WORDS: usize> Samples<WORDS> {
                 .map_err(err)?,
             subscriber: service(inward)?
                 .subscriber_builder()
-                .buffer_size(BUFFER)
+                .buffer_size(buffer(8 * WORDS))
                 .create()
                 .map_err(err)?,
             events,
@@ -145,6 +171,63 @@ impl<const WORDS: usize> Wire for Samples<WORDS> {
         if let Some((_, listener)) = &self.events {
             listener.timed_wait(|_| (), PATIENCE).map_err(err)?;
         }
+        Ok(())
+    }
+}
+
+/// Publish-subscribe each way, of large payloads.
+struct Slices {
+    publisher: Publisher<Ipc, [Line], ()>,
+    subscriber: Subscriber<Ipc, [Line], ()>,
+    lines: usize,
+}
+
+impl Slices {
+    fn open(node: &Node<Ipc>, role: Role, size: usize) -> Outcome<Self> {
+        let (out, inward) = names(role);
+        let lines = size / size_of::<Line>();
+        let service = |name: &str| {
+            node.service_builder(&name.try_into().map_err(err)?)
+                .publish_subscribe::<[Line]>()
+                .enable_safe_overflow(false)
+                .subscriber_max_buffer_size(buffer(size))
+                .open_or_create()
+                .map_err(err)
+        };
+        Ok(Self {
+            publisher: service(out)?
+                .publisher_builder()
+                .initial_max_slice_len(lines)
+                .backpressure_strategy(BackpressureStrategy::RetryUntilDelivered)
+                .create()
+                .map_err(err)?,
+            subscriber: service(inward)?
+                .subscriber_builder()
+                .buffer_size(buffer(size))
+                .create()
+                .map_err(err)?,
+            lines,
+        })
+    }
+}
+
+impl Wire for Slices {
+    fn send(&mut self, first: u64) -> Outcome {
+        let sample = self.publisher.loan_slice_uninit(self.lines).map_err(err)?;
+        sample.write_from_fn(|_| Line(first)).send().map_err(err)?;
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Outcome<Option<u64>> {
+        let Some(sample) = self.subscriber.receive().map_err(err)? else {
+            return Ok(None);
+        };
+        let sum = sample.payload().iter().fold(0, |sum, line| sum ^ line.0);
+        std::hint::black_box(sum);
+        Ok(sample.payload().first().map(|line| line.0))
+    }
+
+    fn wait(&mut self) -> Outcome {
         Ok(())
     }
 }

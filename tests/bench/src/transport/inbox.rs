@@ -1,17 +1,21 @@
 //! Weft's inbox: one receiver over all senders, the most urgent first.
 //!
 //! Senders keep to a lane each, so that the order of a sender's messages can be checked; together they
-//! use all lanes.
+//! use all lanes. Idle channels, on which nothing ever comes, have both ends in the receiver's process.
 
 use std::time::Duration;
 
 use anyhow::bail;
-use weft_local_ipc::{Event, Inbox, MemberId, Row, Wake};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use weft_local_ipc::{
+    Event, Geometry, Inbox, MemberId, OwnHalf, PeerHalf, Receiver, Row, Start, Swapper, Wake,
+    connect,
+};
 use weft_types::{Lane, Sequence};
 
 use super::weft::{self, Channel};
 use crate::Outcome;
-use crate::cell::Wait;
+use crate::cell::{Cell, Wait};
 use crate::part::{Role, Stage};
 use crate::wire::Merged;
 
@@ -22,10 +26,18 @@ const BATCH: u64 = 64;
 /// How long a sleep may last before the inbox is looked at again all the same.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Of a channel that hardly anything comes on.
+const IDLE_GEOMETRY: Geometry = Geometry {
+    slots: 16,
+    slot_bytes: 128,
+    arena_bytes: 0,
+    growth: 0,
+};
+
 /// What the inbox knows of one sender, beside its receiver.
 struct Sender {
     index: usize,
-    /// Keeps the channel's other direction.
+    /// Keeps the channel's other direction; of an idle channel, its other end.
     _channel: weft_local_ipc::Sender,
 }
 
@@ -110,13 +122,55 @@ impl Merger {
     }
 }
 
+/// A channel whose ends are both here, each half small.
+pub(super) fn idle_channel() -> Outcome<(Receiver, weft_local_ipc::Sender, Swapper)> {
+    let half = || OwnHalf::create(IDLE_GEOMETRY, Start::default());
+    let (near, far) = (half()?, half()?);
+    let (to_near, to_far) = (
+        PeerHalf::open(far.share()?)?,
+        PeerHalf::open(near.share()?)?,
+    );
+    let (_, receiver, _) = connect(near, to_near)?;
+    let (sender, _, swapper) = connect(far, to_far)?;
+    Ok((receiver, sender, swapper))
+}
+
+/// Many channels have many descriptors.
+pub(super) fn raise_descriptors() -> Outcome {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+/// An inbox with the idle channels of a cell, all of which have gone cold.
+fn with_idle(cell: &Cell) -> Outcome<Inbox<Sender>> {
+    let mut inbox = Inbox::new(Wake::Now);
+    if cell.idle > 0 {
+        raise_descriptors()?;
+    }
+    for index in 0..cell.idle {
+        let (receiver, sender, _) = idle_channel()?;
+        let key = Sender {
+            index: cell.senders + index,
+            _channel: sender,
+        };
+        if inbox.add(key, receiver).is_err() {
+            bail!("the inbox is full");
+        }
+    }
+    while inbox.cold() < inbox.len() {
+        inbox.try_next();
+    }
+    Ok(inbox)
+}
+
 pub(super) fn play(mut stage: Stage<'_>) -> Outcome {
     if stage.part.role == Role::Source {
         return weft::play(stage);
     }
     let cell = stage.part.cell;
     let lines = std::mem::take(&mut stage.lines);
-    let mut inbox = Inbox::new(Wake::Now);
+    let mut inbox = with_idle(&cell)?;
     // Keep the channels' hang-ups from ringing.
     let mut sides = Vec::new();
     for (index, fds) in lines.into_iter().enumerate() {

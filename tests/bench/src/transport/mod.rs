@@ -1,18 +1,26 @@
 //! Everything that carries messages here. Each module has the descriptors of a line between two
 //! processes, and the wire that a process makes of its end.
 
+mod first;
 mod floor;
+mod hand_over;
+mod heap;
 mod iceoryx;
 mod inbox;
 mod kernel;
+mod reference;
+mod runtime;
 mod threads;
 mod weft;
 
 use std::os::fd::OwnedFd;
 
 use crate::Outcome;
-use crate::cell::{Cell, Figures, Transport};
+use crate::cell::{Cell, Figures, Pattern, Transport};
 use crate::part::Stage;
+
+/// How many payloads of 1 MiB a line holds, whoever carries it: they fit into a cache together.
+const MEGA_DEPTH: usize = 8;
 
 /// The descriptors of one side of a line.
 type Side = Vec<OwnedFd>;
@@ -21,14 +29,22 @@ type Side = Vec<OwnedFd>;
 pub(crate) fn lines(cell: &Cell) -> Outcome<Vec<(Side, Side)>> {
     (0..cell.senders)
         .map(|_| match cell.transport {
-            Transport::Weft | Transport::WeftInbox => weft::line(),
+            Transport::Weft
+            | Transport::WeftInbox
+            | Transport::WeftInboxDoorbell
+            | Transport::WeftHeap
+            | Transport::WeftReference
+            | Transport::WeftHandOver
+            | Transport::WeftTokio
+            | Transport::BareHandOver => weft::line(),
             Transport::Slot
             | Transport::Ring64
             | Transport::Ring128
             | Transport::RingPage
+            | Transport::RingMega
             | Transport::Futex => floor::line(cell),
             Transport::Pipe => kernel::pipes(),
-            Transport::Unix | Transport::UnixBatched => kernel::sockets(),
+            Transport::Unix | Transport::UnixBatched | Transport::UnixTokio => kernel::sockets(),
             // They find each other by name.
             Transport::Iceoryx | Transport::IceoryxEvent | Transport::IceoryxRequest => {
                 Ok((Vec::new(), Vec::new()))
@@ -42,11 +58,16 @@ pub(crate) fn lines(cell: &Cell) -> Outcome<Vec<(Side, Side)>> {
 pub(crate) fn play(stage: Stage<'_>) -> Outcome {
     match stage.part.cell.transport {
         Transport::Weft => weft::play(stage),
-        Transport::WeftInbox => inbox::play(stage),
+        Transport::WeftInbox | Transport::WeftInboxDoorbell => inbox::play(stage),
+        Transport::WeftHeap => heap::play(stage),
+        Transport::WeftReference => reference::play(stage),
+        Transport::WeftHandOver | Transport::BareHandOver => hand_over::play(stage),
+        Transport::WeftTokio => runtime::play_channel(stage),
+        Transport::UnixTokio => runtime::play_stream(stage),
         Transport::Slot => floor::play_slot(stage),
-        Transport::Ring64 => floor::play_ring::<8>(stage),
-        Transport::Ring128 => floor::play_ring::<16>(stage),
-        Transport::RingPage => floor::play_ring::<528>(stage),
+        Transport::Ring64 | Transport::Ring128 | Transport::RingPage | Transport::RingMega => {
+            floor::play_ring(stage)
+        }
         Transport::Futex => floor::play_futex(stage),
         Transport::Pipe => kernel::play_pipe(stage),
         Transport::Unix => kernel::play_socket(stage, false),
@@ -58,10 +79,18 @@ pub(crate) fn play(stage: Stage<'_>) -> Outcome {
     }
 }
 
-/// Measures a transport that lives in one process.
-pub(crate) fn in_process(cell: &Cell) -> Outcome<Option<Figures>> {
-    match cell.transport {
-        Transport::Crossbeam => threads::measure(cell).map(Some),
-        _ => Ok(None),
+/// Whether both sides live in one process.
+pub(crate) fn is_in_process(cell: &Cell) -> bool {
+    cell.pattern == Pattern::First || cell.transport == Transport::Crossbeam
+}
+
+/// Measures what lives in one process.
+pub(crate) fn in_process(cell: &Cell) -> Outcome<Figures> {
+    match (cell.transport, cell.pattern) {
+        (Transport::WeftInbox | Transport::WeftInboxDoorbell, Pattern::First) => {
+            first::measure(cell)
+        }
+        (_, Pattern::First) => anyhow::bail!("only an inbox has channels that went cold"),
+        _ => threads::measure(cell),
     }
 }

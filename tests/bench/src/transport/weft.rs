@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use weft_local_ipc::{
     Geometry, Header, OwnHalf, PeerHalf, Receiver, SendError, Sender, SideSocket, Spin, Start,
-    View, Waiter, connect,
+    Swapper, View, Waiter, connect,
 };
 use weft_types::{Lane, MAX_BODY_BYTES, MessageKind, Sequence, TypeIndex};
 use zerocopy::IntoBytes;
@@ -19,15 +19,15 @@ use crate::cell::{Cell, Transport, Wait};
 use crate::part::{Part, Stage};
 use crate::wire::Wire;
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const HEADER: Header = Header {
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const HEADER: Header = Header {
     kind: MessageKind::Tell,
     type_index: TypeIndex::new(0),
     correlation: Sequence::ZERO,
     has_descriptors: false,
 };
 /// Looks for room between two questions whether it takes too long.
-const LOOKS: u32 = 1 << 20;
+pub(super) const LOOKS: u32 = 1 << 20;
 
 /// The two ends of a channel's side socket.
 pub(super) fn line() -> Outcome<(Side, Side)> {
@@ -59,18 +59,21 @@ pub(super) fn lane(part: &Part, sender: usize) -> Lane {
 pub(super) struct Channel {
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
-    lane: Lane,
+    pub(super) swapper: Swapper,
+    pub(super) lane: Lane,
     wait: Wait,
     waiter: Waiter,
-    taken: Sequence,
+    pub(super) taken: Sequence,
     /// Tells of the other side's end.
-    side: SideSocket,
+    pub(super) side: SideSocket,
 }
 
 impl Channel {
     pub(super) fn open(mut fds: Side, cell: &Cell, lane: Lane) -> Outcome<Self> {
         let side = SideSocket::from(fds.pop().context("a channel has a side socket")?);
-        let arena = (512 * cell.size)
+        let arena = cell
+            .size
+            .saturating_mul(512)
             .next_multiple_of(4096)
             .clamp(256 << 10, 8 << 20);
         let geometry = Geometry {
@@ -82,10 +85,11 @@ impl Channel {
         side.send(b"half", &[own.share()?.as_fd()])?;
         let (_, halves) = side.receive(Some(PATIENCE))?.context("no half came")?;
         let peer = PeerHalf::open(halves.into_iter().next().context("no half came")?)?;
-        let (sender, receiver, _) = connect(own, peer)?;
+        let (sender, receiver, swapper) = connect(own, peer)?;
         Ok(Self {
             sender,
             receiver,
+            swapper,
             lane,
             wait: cell.wait,
             waiter: match cell.wait {
@@ -103,7 +107,10 @@ impl Channel {
     }
 
     /// Tries until there is room.
-    fn insist(&mut self, mut send: impl FnMut(&mut Sender) -> Result<(), SendError>) -> Outcome {
+    pub(super) fn insist(
+        &mut self,
+        mut send: impl FnMut(&mut Sender) -> Result<(), SendError>,
+    ) -> Outcome {
         let mut looks = 0;
         loop {
             match send(&mut self.sender) {
@@ -138,7 +145,7 @@ impl Channel {
         Ok(())
     }
 
-    fn wait(&mut self) -> Outcome {
+    pub(super) fn wait(&mut self) -> Outcome {
         match self.wait {
             Wait::Spin => {}
             // A ring or a time-out: either way it is polled again.
@@ -155,7 +162,7 @@ impl Channel {
         Ok(())
     }
 
-    fn done(&mut self) {
+    pub(super) fn done(&mut self) {
         self.receiver.finish(self.lane, self.taken);
     }
 }
