@@ -14,7 +14,7 @@
 //!
 //! Start reading at `layout` (where things lie), `segment` (how a queue grows), `slot` (how a message
 //! is published and checked) and `parking` (who rings when); [`heap`] is for what is too large for
-//! that, or is to live longer.
+//! that, or is to live longer. What the system is asked for stands in `sys`.
 
 #[cfg(not(loom))]
 mod adaptive;
@@ -26,10 +26,6 @@ mod asynchronous;
 mod bell;
 #[cfg(not(loom))]
 mod cores;
-#[cfg(not(loom))]
-mod credentials;
-#[cfg(not(loom))]
-mod doorbell;
 #[cfg(not(loom))]
 mod error;
 #[cfg(not(loom))]
@@ -51,8 +47,6 @@ pub mod numa;
 #[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]
 mod parking;
 #[cfg(not(loom))]
-mod process;
-#[cfg(not(loom))]
 mod raw;
 #[cfg(not(loom))]
 mod receiver;
@@ -65,8 +59,6 @@ mod segment;
 #[cfg(not(loom))]
 mod sender;
 #[cfg(not(loom))]
-mod side;
-#[cfg(not(loom))]
 mod slot;
 #[cfg(not(loom))]
 mod spin;
@@ -77,6 +69,8 @@ mod swap;
     expect(dead_code, reason = "the models use it, the rest is not built")
 )]
 mod sync;
+#[cfg(not(loom))]
+mod sys;
 #[cfg(not(loom))]
 mod typed;
 #[cfg(not(loom))]
@@ -94,20 +88,22 @@ pub use parking::PARKED_ALWAYS;
 pub use {
     bell::{Bell, Wait, wait_any},
     cores::spinning_can_help,
-    credentials::PeerCredentials,
-    doorbell::Doorbell,
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
     in_place::{View, Words},
     inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Row, Why},
     layout::{Geometry, MAX_SEQUENCE, Start},
-    process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},
     sender::Sender,
-    side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
     slot::{Header, Payload},
     spin::Spin,
     swap::{Swapper, connect},
+    sys::doorbell::Doorbell,
+    sys::process::{die_with_parent, harden_process},
+    sys::side::{
+        MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, PeerCredentials, SideError, SideListener,
+        SideSocket,
+    },
     typed::Plain,
     waiter::{NAPS_IN_VAIN, Waiter, Wake},
     watcher::{Ring, WatchId, Watcher},

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fd::OwnedFd;
 use weft_types::{Lane, PerLane, Sequence};
 use zerocopy::FromBytes;
 
@@ -15,6 +14,7 @@ use crate::in_place::View;
 use crate::receiver::Received;
 use crate::region::Handed;
 use crate::slot::Body;
+use crate::sys::OwnedFd;
 
 /// Reads objects of one peer's heap.
 #[derive(Debug)]

@@ -6,14 +6,10 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-
-use rustix::fd::OwnedFd;
-use rustix::fs::OFlags;
 
 use super::{Draft, Options, allocate_object};
 use crate::error::RegionError;
+use crate::sys::{OwnedFd, file};
 
 /// A file that is read like a region.
 #[derive(Debug)]
@@ -32,13 +28,8 @@ impl FileRegion {
     /// [`RegionError::NotMemory`] if it is no regular file, [`RegionError::System`] if the system
     /// does not tell, or does not let it be opened for reading alone.
     pub fn open(fd: OwnedFd) -> Result<Self, RegionError> {
-        let system = |error: io::Error| RegionError::system("examine", error);
-        let flags = rustix::fs::fcntl_getfl(&fd).map_err(|error| system(error.into()))?;
-        let mut file = File::from(fd);
-        if flags & OFlags::ACCMODE != OFlags::RDONLY {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            file = File::open(path).map_err(system)?;
-        }
+        let file = file::for_reading(File::from(fd))
+            .map_err(|error| RegionError::system("examine", error))?;
         let metadata = file
             .metadata()
             .map_err(|error| RegionError::system("examine", error))?;
@@ -70,7 +61,7 @@ impl FileRegion {
     /// `UnexpectedEof` if they do not all lie in the file, because it was cut off or never had them;
     /// else as `pread(2)`.
     pub fn copy_to(&self, offset: u64, to: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(to, offset).map_err(|error| {
+        file::read_exact_at(&self.file, to, offset).map_err(|error| {
             if error.kind() == ErrorKind::UnexpectedEof {
                 let end = offset.saturating_add(to.len() as u64);
                 let text = format!("the file ends before byte {end}: it was cut off");

@@ -1,0 +1,13 @@
+//! Linux, which enforces what the rest of this crate says: seals on memory files, read-only mappings
+//! that stay so, futexes that can be slept on through them, sockets that carry descriptors.
+
+pub(crate) mod cpu;
+mod credentials;
+pub(crate) mod doorbell;
+pub(crate) mod file;
+pub(crate) mod memory;
+pub(crate) mod numa;
+pub(crate) mod poller;
+pub(crate) mod process;
+pub(crate) mod side;
+pub(crate) mod wait;
