@@ -20,7 +20,7 @@
 mod adaptive;
 #[cfg(not(loom))]
 mod arena;
-#[cfg(all(feature = "tokio", not(loom)))]
+#[cfg(all(feature = "tokio", not(any(loom, weft_portable))))]
 mod asynchronous;
 #[cfg(not(loom))]
 mod bell;
@@ -98,18 +98,23 @@ pub use {
     slot::{Header, Payload},
     spin::Spin,
     swap::{Swapper, connect},
+    sys::ENFORCED,
     sys::doorbell::Doorbell,
-    sys::process::{die_with_parent, harden_process},
-    sys::side::{
-        MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, PeerCredentials, SideError, SideListener,
-        SideSocket,
-    },
     typed::Plain,
     waiter::{NAPS_IN_VAIN, Waiter, Wake},
     watcher::{Ring, WatchId, Watcher},
 };
 
-#[cfg(all(feature = "tokio", not(loom)))]
+#[cfg(all(target_os = "linux", not(loom)))]
+pub use sys::{
+    process::{die_with_parent, harden_process},
+    side::{
+        MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, PeerCredentials, SideError, SideListener,
+        SideSocket,
+    },
+};
+
+#[cfg(all(feature = "tokio", not(any(loom, weft_portable))))]
 pub use asynchronous::{AsyncReceiver, AsyncSendError, AsyncSender, RecvError, asynchronous};
 
 #[cfg(all(feature = "floor", not(loom)))]

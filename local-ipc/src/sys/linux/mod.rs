@@ -3,11 +3,15 @@
 
 pub(crate) mod cpu;
 mod credentials;
+#[cfg(not(weft_portable))]
 pub(crate) mod doorbell;
 pub(crate) mod file;
+#[cfg(not(weft_portable))]
 pub(crate) mod memory;
 pub(crate) mod numa;
+#[cfg(not(weft_portable))]
 pub(crate) mod poller;
 pub(crate) mod process;
 pub(crate) mod side;
+#[cfg(not(weft_portable))]
 pub(crate) mod wait;
