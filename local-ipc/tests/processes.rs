@@ -6,7 +6,7 @@ mod common;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{End, number, numbered, tell};
@@ -71,7 +71,7 @@ impl Other {
 
 fn spawn(role: &str, start: &Start) -> (Child, SideSocket) {
     let (side, far) = SideSocket::pair().unwrap();
-    let child = Command::new(std::env::current_exe().unwrap())
+    let child = common::other::again()
         .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
         .env(ROLE, role)
         .stdin(Stdio::from(OwnedFd::from(far)))
@@ -453,7 +453,10 @@ fn dawdle(mut end: End) {
         }
         assert_eq!(numbered(&body), next);
         next += 1;
-        if next % 100 == 0 {
+        if next % 1000 == 0 {
+            // Long enough for the slowest sender, an emulated one, to run out of room.
+            std::thread::sleep(Duration::from_millis(20));
+        } else if next % 100 == 0 {
             std::thread::sleep(Duration::from_micros(200));
         }
         end.receiver.finish(LANE, got.sequence.next());
