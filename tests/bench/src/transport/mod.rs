@@ -9,6 +9,7 @@ mod iceoryx;
 mod inbox;
 mod kernel;
 mod reference;
+#[cfg(feature = "tokio")]
 mod runtime;
 mod threads;
 mod weft;
@@ -62,8 +63,14 @@ pub(crate) fn play(stage: Stage<'_>) -> Outcome {
         Transport::WeftHeap => heap::play(stage),
         Transport::WeftReference => reference::play(stage),
         Transport::WeftHandOver | Transport::BareHandOver => hand_over::play(stage),
+        #[cfg(feature = "tokio")]
         Transport::WeftTokio => runtime::play_channel(stage),
+        #[cfg(feature = "tokio")]
         Transport::UnixTokio => runtime::play_stream(stage),
+        #[cfg(not(feature = "tokio"))]
+        Transport::WeftTokio | Transport::UnixTokio => {
+            anyhow::bail!("built without tokio: build with `--features tokio`")
+        }
         Transport::Slot => floor::play_slot(stage),
         Transport::Ring64 | Transport::Ring128 | Transport::RingPage | Transport::RingMega => {
             floor::play_ring(stage)

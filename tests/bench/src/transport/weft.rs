@@ -59,6 +59,10 @@ pub(super) fn lane(part: &Part, sender: usize) -> Lane {
 pub(super) struct Channel {
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
+    #[cfg_attr(
+        not(feature = "tokio"),
+        expect(dead_code, reason = "a runtime's ends need it")
+    )]
     pub(super) swapper: Swapper,
     pub(super) lane: Lane,
     wait: Wait,
