@@ -245,7 +245,11 @@ fn typical<'a>(figures: impl Iterator<Item = &'a Figures>) -> Option<Figures> {
 pub fn fill(plan: Plan) -> Outcome<Report> {
     let began = Instant::now();
     let machine = Machine::look();
-    let rows = table::rows(plan.unchecked.is_some());
+    let built = table::Built::with(plan.unchecked.is_some());
+    if !built.tokio {
+        eprintln!("without the rows under tokio: they need `--features tokio`");
+    }
+    let rows = table::rows(built);
     let limit = plan.limit;
     let mut runs = Runs {
         cores: Cores::find()?,
@@ -350,7 +354,7 @@ mod tests {
 
     /// A row of rates, which has one bar that is a rate as well.
     fn row() -> (Row, Key) {
-        let mut rows = table::rows(false);
+        let mut rows = table::rows(table::Built::with(false));
         let at = rows
             .iter()
             .position(|row| row.title == "8 senders to 1 receiver, 64 B");

@@ -160,8 +160,27 @@ fn against(cell: Key, bar: Bar) -> Against {
     Against { cell, bar }
 }
 
-/// The whole table. The price of safety is a row only if there is a program without the checks.
-pub(crate) fn rows(has_unchecked: bool) -> Vec<Row> {
+/// What this program can measure beside what it always can.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Built {
+    /// There is a program without the checks: the price of safety is a row.
+    pub(crate) unchecked: bool,
+    /// Rows under a runtime.
+    pub(crate) tokio: bool,
+}
+
+impl Built {
+    /// As this program is built.
+    pub(crate) fn with(unchecked: bool) -> Self {
+        Self {
+            unchecked,
+            tokio: cfg!(feature = "tokio"),
+        }
+    }
+}
+
+/// The whole table, as far as it can be measured.
+pub(crate) fn rows(built: Built) -> Vec<Row> {
     let by = |transport, cell: Key| Key { transport, ..cell };
     let sized = |size, cell: Key| Key { size, ..cell };
     let parked = Key {
@@ -359,7 +378,8 @@ pub(crate) fn rows(has_unchecked: bool) -> Vec<Row> {
         ),
         hand_over("first hand-over of 1 GiB", GIB),
     ];
-    if has_unchecked {
+    rows.retain(|row| built.tokio || row.cell.transport != Transport::WeftTokio);
+    if built.unchecked {
         let unchecked = |cell: Key| Key {
             unchecked: true,
             ..cell
@@ -475,9 +495,14 @@ mod tests {
     use super::*;
     use crate::cell::{Latency, Throughput};
 
+    const ALL: Built = Built {
+        unchecked: true,
+        tokio: true,
+    };
+
     #[test]
     fn every_row_is_one_of_ours_and_held_against_something() {
-        for row in rows(true) {
+        for row in rows(ALL) {
             assert!(!row.against.is_empty(), "{}", row.title);
             assert!(row.cell.name().starts_with("weft"), "{}", row.title);
             assert!(!row.cell.unchecked, "{}", row.title);
@@ -491,7 +516,7 @@ mod tests {
     #[test]
     fn no_two_cells_have_one_name() {
         let mut keys = BTreeMap::new();
-        for row in rows(true) {
+        for row in rows(ALL) {
             for key in std::iter::once(row.cell).chain(row.against.iter().map(|other| other.cell)) {
                 let old = keys.insert(key.full_name(), key);
                 assert!(old.is_none_or(|old| old == key), "{}", key.full_name());
@@ -502,8 +527,18 @@ mod tests {
     #[test]
     fn what_is_not_built_is_no_row() {
         let unchecked = |row: &Row| row.against.iter().any(|other| other.cell.unchecked);
-        assert!(rows(true).iter().any(unchecked));
-        assert!(!rows(false).iter().any(unchecked));
+        let tokio = |row: &Row| {
+            let others = row.against.iter().map(|other| other.cell.transport);
+            others
+                .chain([row.cell.transport])
+                .any(|of| matches!(of, Transport::WeftTokio | Transport::UnixTokio))
+        };
+        assert!(rows(ALL).iter().any(unchecked) && rows(ALL).iter().any(tokio));
+        let none = Built {
+            unchecked: false,
+            tokio: false,
+        };
+        assert!(!rows(none).iter().any(|row| unchecked(row) || tokio(row)));
     }
 
     #[test]
