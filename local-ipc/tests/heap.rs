@@ -157,6 +157,65 @@ fn an_object_comes_back_when_it_is_dropped_and_its_message_is_done() {
 }
 
 #[test]
+fn a_message_that_is_read_again_gives_its_object_back_once() {
+    let mut lent = Lent::small();
+    for _ in 0..2 {
+        let mut loan = lent.heap.loan::<u64>().unwrap();
+        *loan = 7;
+        lent.send(loan);
+    }
+    let first = Sequence::ZERO;
+    // Dropped before it is read again, and after.
+    drop(lent.receive());
+    lent.peer.receiver.rewind(LANE, first).unwrap();
+    let kept = lent.receive();
+    lent.peer.receiver.rewind(LANE, first).unwrap();
+    let again = lent.receive();
+    drop(kept);
+    drop(lent.receive());
+    lent.finish();
+    assert_eq!(lent.out(), 1, "one is still borrowed");
+    assert_eq!(again.view().read::<u64>(0), Some(7));
+    drop(again);
+    assert_eq!(lent.out(), 0);
+    let loan = lent.heap.loan::<u64>().unwrap();
+    lent.send(loan);
+    drop(lent.receive());
+    lent.finish();
+    assert_eq!(lent.out(), 0, "and no note was a lie");
+}
+
+#[test]
+fn who_holds_an_object_is_not_sent_it_again() {
+    let mut lent = Lent::small();
+    let (mut owner, _peer) = channel(Geometry::DEFAULT);
+    let loan = lent.heap.loan::<u64>().unwrap();
+    let to = [
+        (lent.to, &mut lent.owner.sender),
+        (lent.to, &mut owner.sender),
+    ];
+    let result = lent.heap.broadcast(to, LANE, tell(), loan);
+    assert_eq!(result.sent, 1);
+    assert!(matches!(result.failed[..], [(_, HeapError::AlreadySent)]));
+    drop(lent.receive());
+    lent.finish();
+    assert_eq!(lent.out(), 0);
+}
+
+#[test]
+fn a_loan_is_not_sent_from_memory_that_somebody_else_still_reads() {
+    let mut lent = Lent::small();
+    let (mut owner, _peer) = channel(Geometry::DEFAULT);
+    let leaver = lent.heap.admit(liars_notes(64, &[0; 64]));
+    let loan = lent.heap.loan::<u64>().unwrap();
+    lent.heap.dismiss(leaver, Gone::Left);
+    let sender = &mut owner.sender;
+    let unsent = lent.heap.send(lent.to, sender, LANE, tell(), loan);
+    assert!(matches!(unsent.unwrap_err().error, HeapError::Retired));
+    assert_eq!(lent.out(), 0);
+}
+
+#[test]
 fn a_loan_that_is_not_sent_goes_back_from_any_thread() {
     let mut lent = Lent::small();
     let mut loan = lent.heap.loan_slice::<u8>(700 << 10).unwrap();

@@ -1,5 +1,6 @@
 //! The borrowing side: finds objects in the peer's extents, and gives them back.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::OwnedFd;
@@ -35,8 +36,72 @@ struct Pending {
     notes: Notes,
     /// Below this, messages are done.
     done: PerLane<Sequence>,
-    /// Dropped, but their message is not done: after our death it may be read again.
-    waiting: Vec<(Lane, Sequence, Reference)>,
+    /// What each message lent us that was not given back.
+    lent: HashMap<(Lane, Sequence), Lent>,
+    /// Dropped, but their message is not done: it may be read again, by us or after our death.
+    waiting: Vec<(Lane, Sequence)>,
+}
+
+/// An object that one message lent us.
+#[derive(Debug)]
+struct Lent {
+    reference: Reference,
+    /// How often it is borrowed: more than once if its message was read again.
+    borrowed: u32,
+}
+
+impl Pending {
+    fn borrow(&mut self, message: (Lane, Sequence), reference: Reference) {
+        let lent = self.lent.entry(message).or_insert(Lent {
+            reference,
+            borrowed: 0,
+        });
+        lent.borrowed += 1;
+    }
+
+    fn give_back(&mut self, message: (Lane, Sequence)) {
+        let Some(lent) = self.lent.get_mut(&message) else {
+            return;
+        };
+        lent.borrowed -= 1;
+        if lent.borrowed > 0 {
+            return;
+        }
+        if self.is_done(message) {
+            self.note(message);
+        } else {
+            self.waiting.push(message);
+        }
+    }
+
+    fn finish(&mut self, lane: Lane, up_to: Sequence) {
+        self.done[lane] = self.done[lane].max(up_to);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|&message| {
+            let done = self.is_done(message);
+            if done {
+                self.note(message);
+            }
+            !done
+        });
+        self.waiting = waiting;
+    }
+
+    fn is_done(&self, (lane, sequence): (Lane, Sequence)) -> bool {
+        sequence < self.done[lane]
+    }
+
+    /// Notes what a message lent us, unless it is borrowed again.
+    fn note(&mut self, message: (Lane, Sequence)) {
+        if self
+            .lent
+            .get(&message)
+            .is_some_and(|lent| lent.borrowed == 0)
+            && let Some(lent) = self.lent.remove(&message)
+        {
+            self.notes.put(&lent.reference);
+        }
+    }
 }
 
 impl Returns {
@@ -53,6 +118,7 @@ impl Borrower {
         let pending = Pending {
             notes,
             done: PerLane::default(),
+            lent: HashMap::new(),
             waiting: Vec::new(),
         };
         Self {
@@ -111,6 +177,8 @@ impl Borrower {
 
     /// Finds the object that a message refers to. `body` is the message's body.
     ///
+    /// Once for each time that the message is read: an object that is never resolved is never given back.
+    ///
     /// What it gives lies where it may; the bytes themselves can be changed by the peer at any time, as
     /// in any [`View`].
     ///
@@ -137,13 +205,13 @@ impl Borrower {
                 len_bytes,
             });
         }
+        let message = (received.lane, received.sequence);
+        self.returns.pending().borrow(message, reference);
         Ok(Borrowed {
             handed: Arc::clone(handed),
             at: offset as usize,
             len: len_bytes as usize,
-            lane: received.lane,
-            sequence: received.sequence,
-            reference,
+            message,
             returns: Arc::clone(&self.returns),
         })
     }
@@ -153,20 +221,7 @@ impl Borrower {
     /// dropped *and* its message is done, because a message that is not done may be read again, by
     /// us or by our successor.
     pub fn finished(&self, lane: Lane, up_to: Sequence) {
-        let mut pending = self.returns.pending();
-        let Pending {
-            notes,
-            done,
-            waiting,
-        } = &mut *pending;
-        done[lane] = done[lane].max(up_to);
-        waiting.retain(|(lane, sequence, reference)| {
-            let wait = *sequence >= done[*lane];
-            if !wait {
-                notes.put(reference);
-            }
-            wait
-        });
+        self.returns.pending().finish(lane, up_to);
     }
 }
 
@@ -187,9 +242,7 @@ pub struct Borrowed {
     handed: Arc<Handed>,
     at: usize,
     len: usize,
-    lane: Lane,
-    sequence: Sequence,
-    reference: Reference,
+    message: (Lane, Sequence),
     returns: Arc<Returns>,
 }
 
@@ -220,13 +273,6 @@ impl Borrowed {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        let mut pending = self.returns.pending();
-        if self.sequence < pending.done[self.lane] {
-            pending.notes.put(&self.reference);
-        } else {
-            pending
-                .waiting
-                .push((self.lane, self.sequence, self.reference));
-        }
+        self.returns.pending().give_back(self.message);
     }
 }

@@ -106,6 +106,12 @@ pub enum HeapError {
     /// A loan of another heap.
     #[error("the loan is of another heap")]
     Foreign,
+    /// The borrower holds this very object.
+    #[error("the borrower was sent this object already")]
+    AlreadySent,
+    /// Somebody who left can still read the loan's memory: fill a new one.
+    #[error("a borrower that left can read this loan: copy it into a new one")]
+    Retired,
     /// The borrower holds as many objects as it has notes for.
     #[error("the borrower holds {most} objects and can note no more: wait until it has finished")]
     TooManyLent {
@@ -472,6 +478,11 @@ impl Heap {
         if !loan.is_of(&self.unsent) {
             return Err(HeapError::Foreign);
         }
+        let reference = loan.reference();
+        let place = self.find(ExtentId(reference.extent));
+        if place.is_none_or(|place| self.extents[place].retired) {
+            return Err(HeapError::Retired);
+        }
         let account = self
             .borrowers
             .get_mut(borrower.0)
@@ -484,8 +495,10 @@ impl Heap {
         if account.count >= most {
             return Err(HeapError::TooManyLent { most });
         }
-        let reference = loan.reference();
         let object = reference.object as usize;
+        if account.held[object].is_some() {
+            return Err(HeapError::AlreadySent);
+        }
         let sequence = sender.try_send_reference(lane, header, reference.as_bytes())?;
         account.held[object] = Some((lane, sequence));
         account.count += 1;

@@ -176,15 +176,13 @@ fn facts_of_a_short_run() {
 }
 
 #[test]
-fn large_payloads_cold_channels_and_a_runtime() {
+fn large_payloads_and_cold_channels() {
     let of = |words: &str| figures(&words.split(' ').collect::<Vec<_>>());
     for words in [
         "lat --transport weft-heap --size 1048576",
         "lat --transport weft-reference --size 16777216",
         "lat --transport weft-hand-over --size 1048576",
         "lat --transport bare-hand-over --size 1048576",
-        "lat --transport weft-tokio",
-        "lat --transport unix-tokio",
         "first --idle 100",
         "first --idle 100 --wait park",
         "first --idle 100 --wait park --transport weft-inbox-doorbell",
@@ -198,6 +196,21 @@ fn large_payloads_cold_channels_and_a_runtime() {
         "tput --idle 100",
     ] {
         positive(&of(&format!("contender {words} --ms 30")), &THROUGHPUT);
+    }
+}
+
+#[test]
+fn under_a_runtime_or_how_to_get_it() {
+    for transport in ["weft-tokio", "unix-tokio"] {
+        let words = ["contender", "lat", "--ms", "30", "--transport", transport];
+        if cfg!(feature = "tokio") {
+            positive(&figures(&words), &LATENCY);
+        } else {
+            let output = bench(&words);
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success());
+            assert!(errors.contains("--features tokio"), "{errors}");
+        }
     }
 }
 
