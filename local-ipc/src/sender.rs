@@ -336,6 +336,9 @@ impl Sender {
 
     /// `[done, next)`, read back from our own ring: what a move takes along.
     ///
+    /// Of a message by reference only the reference comes out, which leads nowhere in another process: who
+    /// sends such and moves has to take the objects along itself.
+    ///
     /// # Errors
     ///
     /// [`PeerFault`] if the peer's cursor makes no sense.

@@ -89,7 +89,8 @@ fn available_bytes() -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// A memory file, not sealed yet: without memory if its pages are small (see [`allocate`]), else with all of it.
+/// A memory file, not sealed yet: with all of its memory if its pages are huge, else without (see
+/// [`allocate`]).
 fn memory_file(bytes: u64, options: Options) -> Result<(OwnedFd, Pages), RegionError> {
     if bytes == 0 || i64::try_from(bytes).is_err() {
         return Err(RegionError::Size { bytes });
