@@ -50,14 +50,24 @@ fn signal(pid: u32, signal: Signal) {
     kill_process(pid, signal).expect("signal");
 }
 
-/// What the process `pid` has of its budget in use, in bytes.
-fn used(cluster: &Cluster, node: &str, pid: u32) -> u64 {
-    let inventory = cluster.inventory(node);
+/// What the process `pid` has of its budget on `n1` in use, in bytes.
+fn used(cluster: &Cluster, pid: u32) -> u64 {
+    let inventory = cluster.inventory("n1");
     let domains = inventory["domains"].as_array().expect("domains");
     let domain = domains.iter().find(|domain| domain["pid"] == pid);
     domain
         .and_then(|domain| domain["used_bytes"].as_u64())
         .unwrap_or_else(|| panic!("no process {pid} in {inventory:#}"))
+}
+
+/// Waits until the memory manager of `n1` counts so many bytes for a domain.
+#[track_caller]
+fn uses(cluster: &Cluster, pid: u32, bytes: u64) {
+    let what = format!("process {pid} uses {bytes} bytes");
+    eventually(&what, PATIENCE, || match used(cluster, pid) {
+        now if now == bytes => Ok(()),
+        now => Err(format!("{now} bytes are in use")),
+    });
 }
 
 fn send(endpoint: &mut Endpoint<Slow>, messages: u64) -> Vec<Ticket<Worked>> {
@@ -90,7 +100,7 @@ fn a_burst_to_a_service_that_stands_still_goes_out_and_is_charged_to_its_sender(
     let first = send(&mut endpoint, 1);
     wait(&mut endpoint, first, 0);
     assert_eq!(
-        used(&cluster, "n1", own),
+        used(&cluster, own),
         Geometry::DEFAULT.base_bytes(),
         "what it was opened with"
     );
@@ -100,7 +110,7 @@ fn a_burst_to_a_service_that_stands_still_goes_out_and_is_charged_to_its_sender(
     let mut tickets = send(&mut endpoint, MOST);
     assert!(begin.elapsed() < SOON, "took {:?}", begin.elapsed());
     let grown = Geometry::DEFAULT.base_bytes() + SEGMENTS.iter().sum::<u64>();
-    assert_eq!(used(&cluster, "n1", own), grown);
+    assert_eq!(used(&cluster, own), grown);
 
     // One more waits as it always has.
     std::thread::scope(|scope| {
@@ -115,12 +125,7 @@ fn a_burst_to_a_service_that_stands_still_goes_out_and_is_charged_to_its_sender(
         tickets.extend(last);
         wait(&mut endpoint, tickets, 1);
     });
-    eventually("all is given back", PATIENCE, || {
-        match used(&cluster, "n1", own) {
-            0 => Ok(()),
-            bytes => Err(format!("{bytes} bytes are in use")),
-        }
-    });
+    uses(&cluster, own, 0);
     drop(client);
     cluster.shut_down();
 }
@@ -133,16 +138,11 @@ fn replies_that_a_client_does_not_take_grow_the_queue_of_the_service() {
     let service = cluster.pid_of_service("n1", "slow");
     let first = send(&mut endpoint, 1);
     wait(&mut endpoint, first, 0);
-    let before = used(&cluster, "n1", service);
+    let before = used(&cluster, service);
 
     // More than the service may keep for us: it goes on as we listen.
     let tickets = send(&mut endpoint, MOST);
-    eventually("the queue of replies has grown", PATIENCE, || {
-        match used(&cluster, "n1", service) - before {
-            bytes if bytes == SEGMENTS[0] + SEGMENTS[1] => Ok(()),
-            bytes => Err(format!("by {bytes} bytes")),
-        }
-    });
+    uses(&cluster, service, before + SEGMENTS[0] + SEGMENTS[1]);
     wait(&mut endpoint, tickets, 1);
     drop(endpoint);
     drop(client);
@@ -174,14 +174,9 @@ fn replies_that_have_grown_a_queue_move_with_their_service() {
     let client = attach(&cluster, "n1");
     let mut endpoint = client.open::<Slow>(&slow()).expect("open");
     let service = cluster.pid_of_service("n1", "slow");
-    let before = used(&cluster, "n1", service);
+    let before = used(&cluster, service);
     let tickets = send(&mut endpoint, MOST);
-    eventually("the queue of replies has grown", PATIENCE, || {
-        match used(&cluster, "n1", service) - before {
-            bytes if bytes == SEGMENTS[0] + SEGMENTS[1] => Ok(()),
-            bytes => Err(format!("by {bytes} bytes")),
-        }
-    });
+    uses(&cluster, service, before + SEGMENTS[0] + SEGMENTS[1]);
     let _ = cluster
         .weft("n1", &["migrate", "slow", "--to", "n2"])
         .expect_done();
@@ -209,7 +204,7 @@ fn queues_that_grow_leave_half_of_a_budget_to_new_channels() {
         std::thread::sleep(Duration::from_millis(300));
         assert!(!beyond.is_finished(), "the last segment is beyond the half");
         let grown = Geometry::DEFAULT.base_bytes() + SEGMENTS[0] + SEGMENTS[1];
-        assert_eq!(used(&cluster, "n1", own), grown);
+        assert_eq!(used(&cluster, own), grown);
         signal(service, Signal::CONT);
         let _others = [(); 2].map(|()| client.open::<Slow>(&slow()).expect("open"));
         let (mut endpoint, last) = beyond.join().expect("the last one");
