@@ -21,7 +21,10 @@ use crate::parking::Fenced;
 use crate::raw::{PeerWord32, PeerWord64};
 use crate::sync::{AtomicU32, Ordering, Read32};
 
+// Models do not sleep: a checker's words are nothing to the kernel.
+
 /// Counts the swaps of this process. Private to it.
+#[cfg(not(any(loom, shuttle)))]
 static SUPERSEDED: AtomicU32 = AtomicU32::new(0);
 
 /// The most words of one `futex_waitv` call.
@@ -60,8 +63,11 @@ impl Peer {
         // ORDER(superseded): Release before the bump; pairs with the acquire loads in `wait_words`
         // (of the count, before it looks at the bells) and in `is_superseded`.
         self.superseded.store(true, Ordering::Release);
-        SUPERSEDED.fetch_add(1, Ordering::Release);
-        wake_private(&SUPERSEDED);
+        #[cfg(not(any(loom, shuttle)))]
+        {
+            SUPERSEDED.fetch_add(1, Ordering::Release);
+            wake_private(&SUPERSEDED);
+        }
     }
 
     fn is_superseded(&self) -> bool {
@@ -119,6 +125,7 @@ pub enum Wait {
 /// No ring is missed: the kernel compares the values when it puts the thread to sleep. More than
 /// 127 bells are waited on in turns, and a ring may then be noticed a millisecond late.
 /// Without bells it waits for a swap or the time.
+#[cfg(not(any(loom, shuttle)))]
 #[must_use]
 pub fn wait_any(bells: &[(Bell, u32)], timeout: Option<Duration>) -> Wait {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -127,6 +134,7 @@ pub fn wait_any(bells: &[(Bell, u32)], timeout: Option<Duration>) -> Wait {
 
 /// As [`wait_any`]; `note`, a word of this process, ends the wait as `TimedOut` too if it differs
 /// from the value given.
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) fn wait_words(
     bells: &[(Bell, u32)],
     note: Option<(&AtomicU32, u32)>,
@@ -171,6 +179,7 @@ pub(crate) fn wait_words(
     }
 }
 
+#[cfg(not(any(loom, shuttle)))]
 fn entry(word: &AtomicU32, value: u32, flags: WaitFlags) -> futex::Wait {
     let mut wait = futex::Wait::new();
     wait.val = u64::from(value);
@@ -180,6 +189,7 @@ fn entry(word: &AtomicU32, value: u32, flags: WaitFlags) -> futex::Wait {
 }
 
 /// Returns when a word differs or is woken, when the time is over, or for no reason.
+#[cfg(not(any(loom, shuttle)))]
 fn sleep(words: &[futex::Wait], left: Option<Duration>) {
     let until = left.map(|left| {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -200,6 +210,7 @@ fn sleep(words: &[futex::Wait], left: Option<Duration>) {
     }
 }
 
+#[cfg(not(any(loom, shuttle)))]
 fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
@@ -208,12 +219,18 @@ fn timespec(duration: Duration) -> Timespec {
 }
 
 /// Wakes all who sleep on a word of a shared region.
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) fn wake_shared(word: &AtomicU32) {
     // The only errors are bad addresses, and this one is a live reference.
     let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
 }
 
+/// In a model nobody sleeps.
+#[cfg(any(loom, shuttle))]
+pub(crate) fn wake_shared(_: &AtomicU32) {}
+
 /// Wakes all threads of this process that sleep on a word of its own.
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) fn wake_private(word: &AtomicU32) {
     let _ = futex::wake(word, futex::Flags::PRIVATE, i32::MAX as u32);
 }

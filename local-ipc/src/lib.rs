@@ -15,108 +15,102 @@
 //! Start reading at `layout` (where things lie), `segment` (how a queue grows), `slot` (how a message
 //! is published and checked) and `parking` (who rings when); [`heap`] is for what is too large for
 //! that, or is to live longer.
-
-#[cfg(not(loom))]
-mod adaptive;
-#[cfg(not(loom))]
-mod arena;
-#[cfg(all(feature = "tokio", not(loom)))]
-mod asynchronous;
-#[cfg(not(loom))]
-mod bell;
-#[cfg(not(loom))]
-mod cores;
-#[cfg(not(loom))]
-mod credentials;
-#[cfg(not(loom))]
-mod doorbell;
-#[cfg(not(loom))]
-mod error;
-#[cfg(not(loom))]
-mod half;
-#[cfg(not(loom))]
-pub mod heap;
-#[cfg(all(test, not(loom)))]
-mod hostile;
-#[cfg(not(loom))]
-mod in_place;
-#[cfg(not(loom))]
-mod inbox;
-#[cfg(not(loom))]
-mod layout;
-#[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]
-mod note_ring;
-#[cfg(not(loom))]
-pub mod numa;
-#[cfg_attr(loom, expect(dead_code, reason = "most of its users are not built"))]
-mod parking;
-#[cfg(not(loom))]
-mod process;
-#[cfg(not(loom))]
-mod raw;
-#[cfg(not(loom))]
-mod receiver;
-#[cfg(not(loom))]
-pub mod region;
-#[cfg(not(loom))]
-mod rows;
-#[cfg(not(loom))]
-mod segment;
-#[cfg(not(loom))]
-mod sender;
-#[cfg(not(loom))]
-mod side;
-#[cfg(not(loom))]
-mod slot;
-#[cfg(not(loom))]
-mod spin;
-#[cfg(not(loom))]
-mod swap;
-#[cfg_attr(
-    all(loom, not(test)),
-    expect(dead_code, reason = "the models use it, the rest is not built")
+#![cfg_attr(
+    any(loom, shuttle),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "who uses the rest is not built for models"
+    )
 )]
+
+#[cfg(not(any(loom, shuttle)))]
+mod adaptive;
+mod arena;
+#[cfg(all(feature = "tokio", not(any(loom, shuttle))))]
+mod asynchronous;
+mod bell;
+#[cfg(not(any(loom, shuttle)))]
+mod cores;
+#[cfg(not(any(loom, shuttle)))]
+mod credentials;
+mod doorbell;
+mod error;
+mod half;
+#[cfg(not(any(loom, shuttle)))]
+pub mod heap;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod hostile;
+#[cfg(not(any(loom, shuttle)))]
+mod in_place;
+#[cfg(not(any(loom, shuttle)))]
+mod inbox;
+mod layout;
+#[cfg(any(loom, shuttle))]
+mod models;
+mod note_ring;
+pub mod numa;
+mod parking;
+mod process;
+#[cfg(not(any(loom, shuttle)))]
+mod raw;
+mod receiver;
+#[cfg(not(any(loom, shuttle)))]
+pub mod region;
+#[cfg(not(any(loom, shuttle)))]
+mod rows;
+mod segment;
+mod sender;
+#[cfg(not(any(loom, shuttle)))]
+mod side;
+mod slot;
+mod spin;
+mod swap;
 mod sync;
-#[cfg(not(loom))]
 mod trust;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod typed;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod waiter;
-#[cfg(all(loom, test))]
-mod wake_models;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod watcher;
-#[cfg(all(feature = "floor", not(loom)))]
+#[cfg(all(feature = "floor", not(any(loom, shuttle))))]
 mod words;
 
-pub use parking::PARKED_ALWAYS;
+// Models run the code of a channel, and nothing around it.
+#[cfg(any(loom, shuttle))]
+use models::memory as raw;
 
-#[cfg(not(loom))]
+pub use parking::PARKED_ALWAYS;
 pub use {
-    bell::{Bell, Wait, wait_any},
-    cores::spinning_can_help,
-    credentials::PeerCredentials,
+    bell::{Bell, Wait},
     doorbell::Doorbell,
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
-    in_place::{View, Words},
-    inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Row, Why},
     layout::{Geometry, MAX_SEQUENCE, Start},
     process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},
     sender::Sender,
-    side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
     slot::{Header, Payload},
     spin::Spin,
     swap::{Swapper, connect},
+};
+
+#[cfg(not(any(loom, shuttle)))]
+pub use {
+    bell::wait_any,
+    cores::spinning_can_help,
+    credentials::PeerCredentials,
+    in_place::{View, Words},
+    inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Row, Why},
+    side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
     typed::Plain,
     waiter::{NAPS_IN_VAIN, Waiter, Wake},
     watcher::{Ring, WatchId, Watcher},
 };
 
-#[cfg(all(feature = "tokio", not(loom)))]
+#[cfg(all(feature = "tokio", not(any(loom, shuttle))))]
 pub use asynchronous::{AsyncReceiver, AsyncSendError, AsyncSender, RecvError, asynchronous};
 
-#[cfg(all(feature = "floor", not(loom)))]
+#[cfg(all(feature = "floor", not(any(loom, shuttle))))]
 pub use {trust::CHECKED, words::SharedWords};

@@ -532,11 +532,13 @@ impl Receiver {
 
     /// Spins for a moment, then parks and sleeps, until there is something or the bell rings for
     /// another reason (a cursor the sender asked about, a swap). Waits for this one channel only.
+    #[cfg(not(any(loom, shuttle)))]
     pub fn wait(&mut self, timeout: Option<Duration>) -> Wait {
         self.wait_spinning(Spin::new(), timeout)
     }
 
     /// As [`Self::wait`], spinning as long as the caller likes.
+    #[cfg(not(any(loom, shuttle)))]
     pub fn wait_spinning(&mut self, mut spin: Spin, timeout: Option<Duration>) -> Wait {
         while spin.again() {
             if self.ready() {

@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use rustix::fd::OwnedFd;
 use weft_types::{Lane, PerLane, Sequence};
@@ -25,7 +25,7 @@ use crate::parking;
 use crate::raw::OwnWord32;
 use crate::receiver::{MAX_FORMER_PEERS, Receiver};
 use crate::sender::Sender;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
 
 /// What the sender, the receiver and the swappers of one channel end share.
 #[derive(Debug)]

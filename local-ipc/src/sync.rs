@@ -1,10 +1,18 @@
-//! The atomics of this crate, from one place, so that loom can take theirs in models.
+//! The atomics of this crate, from one place, so that model checkers can take their own in models.
 
-#[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use std::sync::{
+    Mutex, MutexGuard,
+    atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence},
+};
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::{Mutex, MutexGuard};
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::{Mutex, MutexGuard};
+
+#[cfg(any(loom, shuttle))]
+pub(crate) use crate::models::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// A 32-bit word that somebody else writes. It can only be loaded.
 ///

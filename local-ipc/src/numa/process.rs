@@ -41,7 +41,7 @@ fn pages_of(line: &str) -> impl Iterator<Item = (NumaNode, u64)> {
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
     use crate::numa::{Placement, Span};

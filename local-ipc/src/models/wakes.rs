@@ -4,12 +4,11 @@
 //! than the bell word must not sleep through it. Each receiver looks once and then either found the
 //! message or sleeps; a model checks that what it sleeps on is signalled in the end. Beside each model is
 //! one with a step left out or in the wrong place, to show that it can fail.
-//!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p weft-local-ipc --lib`.
 
-use loom::sync::{Arc, Mutex};
-use loom::thread;
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use super::words::Weak;
+use super::{Arc, Mutex, check, thread};
 use crate::parking::{Parking, Ringer, bump, publish_before_look};
 use crate::sync::{AtomicU32, Ordering, Read32};
 
@@ -77,7 +76,7 @@ impl Channel {
 
 /// What `AsyncReceiver::recv` does, with knocks left over from before: silence, then compare.
 fn awaits_a_doorbell(silence_last: bool) {
-    loom::model(move || {
+    check(Weak::Nothing, move || {
         let channel = Channel::new(true);
         // Left over: the bell had rung while the receiver was awake.
         channel.doorbell.signal();
@@ -118,7 +117,7 @@ fn a_doorbell_silenced_after_the_comparison_loses_a_wake_up() {
 
 /// A doorbell that is handed over while a message is on its way: `Swapper::ring_through` rings once.
 fn a_doorbell_comes_late(ring_at_once: bool) {
-    loom::model(move || {
+    check(Weak::Nothing, move || {
         let channel = Channel::new(false);
         let handing = thread::spawn({
             let channel = Arc::clone(&channel);
@@ -158,7 +157,7 @@ fn a_doorbell_handed_over_in_silence_loses_a_wake_up() {
 /// A cold member of an inbox: `Engine::cool`, then looks at the bell alone. Each is warmed when its
 /// bell rang, and cooled again; the last look comes before the sleep, and the kernel compares.
 fn a_cold_member(messages: u32, bell_first: bool) {
-    loom::model(move || {
+    check(Weak::Nothing, move || {
         let channel = Channel::new(false);
         let receiver = thread::spawn({
             let channel = Arc::clone(&channel);
@@ -206,7 +205,7 @@ fn a_bell_read_after_the_last_look_loses_a_wake_up() {
 
 /// An inbox in epoll whose bells are listened to by another thread: settle, sweep, sleep.
 fn listened_to(settle_first: bool) {
-    loom::model(move || {
+    check(Weak::Nothing, move || {
         let bell = Arc::new(AtomicU32::new(0));
         let event = Arc::new(Descriptor::default());
         // Left over from a ring that a sweep had seen before.
