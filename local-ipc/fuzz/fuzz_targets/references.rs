@@ -1,0 +1,9 @@
+//! See `attack`.
+#![no_main]
+
+#[path = "../attack/mod.rs"]
+mod attack;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    attack::heap::references(bytes);
+});
