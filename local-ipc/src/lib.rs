@@ -41,7 +41,6 @@ mod half;
 pub mod heap;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod hostile;
-#[cfg(not(any(loom, shuttle)))]
 mod in_place;
 #[cfg(not(any(loom, shuttle)))]
 mod inbox;
@@ -57,7 +56,6 @@ mod raw;
 mod receiver;
 #[cfg(not(any(loom, shuttle)))]
 pub mod region;
-#[cfg(not(any(loom, shuttle)))]
 mod rows;
 mod segment;
 mod sender;
@@ -68,7 +66,6 @@ mod spin;
 mod swap;
 mod sync;
 mod trust;
-#[cfg(not(any(loom, shuttle)))]
 mod typed;
 #[cfg(not(any(loom, shuttle)))]
 mod waiter;
@@ -87,6 +84,7 @@ pub use {
     doorbell::Doorbell,
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
+    in_place::{View, Words},
     layout::{Geometry, MAX_SEQUENCE, Start},
     process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},
@@ -94,6 +92,7 @@ pub use {
     slot::{Header, Payload},
     spin::Spin,
     swap::{Swapper, connect},
+    typed::Plain,
 };
 
 #[cfg(not(any(loom, shuttle)))]
@@ -101,10 +100,8 @@ pub use {
     bell::wait_any,
     cores::spinning_can_help,
     credentials::PeerCredentials,
-    in_place::{View, Words},
     inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Row, Why},
     side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
-    typed::Plain,
     waiter::{NAPS_IN_VAIN, Waiter, Wake},
     watcher::{Ring, WatchId, Watcher},
 };

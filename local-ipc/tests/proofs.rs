@@ -13,6 +13,7 @@ const UNSAFE: &[(&str, usize)] = &[
     ("credentials.rs", 1),
     ("heap/loan.rs", 2),
     ("in_place.rs", 2),
+    ("models/memory.rs", 2),
     ("models/words.rs", 2),
     ("note_ring.rs", 2),
     ("numa/calls.rs", 3),

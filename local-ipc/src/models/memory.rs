@@ -3,6 +3,10 @@
 //! A half is a memory file here too, with its seals and its allocated pages. Only its content is
 //! elsewhere: both sides find the same words by the file's number. Words are made when they are
 //! first asked for, so whoever sets a model up asks for all that two threads share.
+//!
+//! No slice lies over these words, so what is filled in place cannot be modelled; it is published like
+//! the rest.
+#![expect(unsafe_code, reason = "functions of `raw` that are unsafe there")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak as Gone};
@@ -17,6 +21,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, Read32, Read64, fence};
 
 /// What lies in each memory file.
 static FILES: Mutex<Option<HashMap<u64, Gone<Mapping>>>> = Mutex::new(None);
+
+const NO_SLICE: &str = "no slice lies over a checker's words";
 
 fn number(fd: &OwnedFd) -> u64 {
     rustix::fs::fstat(fd).expect("a memory file").st_ino
@@ -128,6 +134,13 @@ impl OwnMemory {
         OwnRing(self.0.ring(offset, slots, slot_bytes))
     }
 
+    /// # Safety
+    ///
+    /// It never returns.
+    pub(crate) unsafe fn span(&self, _: usize, _: usize) -> &mut [u8] {
+        panic!("{NO_SLICE}")
+    }
+
     pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
         for (at, bytes) in (offset..).step_by(8).zip(bytes.chunks(8)) {
             let mut word = [0; 8];
@@ -224,6 +237,13 @@ pub(crate) struct OwnRing(Ring);
 impl OwnRing {
     pub(crate) fn slot(&self, sequence: u64) -> &[AtomicU64] {
         self.0.slot(sequence)
+    }
+
+    /// # Safety
+    ///
+    /// It never returns.
+    pub(crate) unsafe fn slot_bytes(&mut self, _: u64, _: usize) -> &mut [u8] {
+        panic!("{NO_SLICE}")
     }
 
     pub(crate) fn as_peer(&self) -> PeerRing {

@@ -209,6 +209,47 @@ fn a_slot_is_used_again_too_early_if_done_has_no_release() {
     used_again(Weak::Done);
 }
 
+/// As [`used_again`], but takes and finishes what is there as rows.
+fn rows(weak: Weak) {
+    check(weak, || {
+        let (a, mut b) = channel(SMALL);
+        let mut sender = a.sender;
+        let receiving = thread::spawn(move || {
+            for _ in 1..LOOKS {
+                let mut expected = b.receiver.expected(LANE).get();
+                let taken = b.receiver.receive_row(3, |received, view| {
+                    let mut found = [0; 16];
+                    assert_eq!(received.sequence.get(), expected, "in turn");
+                    assert!(view.copy_to(0, &mut found) && view.len() == 16);
+                    assert_eq!(found, body(expected), "torn");
+                    expected += 1;
+                });
+                assert!(taken.unwrap() <= 3);
+                assert_eq!(b.receiver.expected(LANE).get(), expected);
+                finish(&mut b.receiver);
+            }
+            b
+        });
+        for _ in 0..MESSAGES {
+            send(&mut sender);
+        }
+        let mut b = receiving.join().unwrap();
+        drain(&mut sender, &mut b.receiver);
+    });
+}
+
+#[test]
+fn a_row_is_whole_and_its_slots_are_used_again_only_when_they_are_done() {
+    rows(Weak::Nothing);
+}
+
+#[cfg(loom)]
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn a_row_without_acquire_is_read_before_its_bodies() {
+    rows(Weak::Acquire);
+}
+
 /// A body that lies in the arena: where is said in the slot.
 fn in_the_arena(weak: Weak) {
     check(weak, || {
