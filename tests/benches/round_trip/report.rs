@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::measure::{Sample, Work};
 use crate::plan::{Group, SIZES, Waiting};
-use weft_bench::machine::{Cores, Machine, is_usual, median};
+use weft_bench::machine::{Cores, Machine, Placement, median};
 
 /// More sleeps a message than this, and a row that should be awake is not.
 const AWAKE_SLEEPS: f64 = 0.02;
@@ -101,10 +101,11 @@ impl Report {
         body_bytes: usize,
     ) -> Option<Figures> {
         let all = self.runs.get(&(group.title, row, body_bytes))?;
-        let usual = median(self.probes());
+        let usual = Placement::of_line(median(self.probes()));
+        let is_usual = |line: &f64| Placement::of_line(*line) == usual;
         let counted: Vec<&Sample> = all
             .iter()
-            .filter(|run| run.line_nanos.iter().all(|line| is_usual(*line, usual)))
+            .filter(|run| run.line_nanos.iter().all(is_usual))
             .map(|run| &run.sample)
             .collect();
         let figures = Figures {
