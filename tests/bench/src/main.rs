@@ -72,6 +72,13 @@ impl Local {
             weft_local_ipc::CHECKED,
             "this program was built without checks: give it to another one with --unchecked"
         );
+        if let Some(program) = &self.unchecked {
+            ensure!(
+                program.is_file(),
+                "no program {}: build it with RUSTFLAGS=\"--cfg weft_unchecked\" and a --target-dir of its own",
+                program.display()
+            );
+        }
         let (rounds, millis, limit) = if self.quick {
             (1, 50, 30)
         } else {

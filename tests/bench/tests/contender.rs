@@ -158,6 +158,10 @@ fn what_cannot_be_measured_is_said() {
             &["local", "--json", "/nowhere/x.json"],
             "cannot write /nowhere/x.json",
         ),
+        (
+            &["local", "--unchecked", "/nowhere/weft-bench"],
+            "no program /nowhere/weft-bench: build it with",
+        ),
     ] {
         let output = bench(words);
         assert!(!output.status.success(), "{words:?}");
