@@ -13,12 +13,14 @@ use crate::report::Report;
 const STEP: f64 = 15.0;
 const BAR: f64 = 11.0;
 /// Pixels for the words on the left, and for all of it.
-const LEFT: f64 = 640.0;
-const WIDTH: f64 = 1240.0;
+const LEFT: f64 = 690.0;
+const WIDTH: f64 = 1290.0;
+/// About as many of a letter, rather too many.
+const LETTER: f64 = 6.5;
 const TOP: f64 = 64.0;
 /// The ends of the scale. What lies beyond ends there, and its figure is told all the same.
 const SCALE: [f64; 2] = [0.05, 1000.0];
-const MARKS: [f64; 9] = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, 1000.0];
+const MARKS: [f64; 8] = [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0, 1000.0];
 
 /// The table as a picture.
 #[must_use]
@@ -129,17 +131,18 @@ impl Bar<'_> {
 fn legend(svg: &mut String, report: &Report) {
     let mut x = 8.0;
     for group in &report.groups {
+        let words = format!("cores {}", group.placement.words());
         line(
             svg,
             &format!(
                 "<rect x=\"{x}\" y=\"32\" width=\"{BAR}\" height=\"{BAR}\" fill=\"{}\"/>\
-                 <text x=\"{}\" y=\"42\">cores {}</text>",
+                 <text x=\"{}\" y=\"42\">{}</text>",
                 colour(group.placement),
                 x + 16.0,
-                escape(group.placement.words())
+                escape(&words)
             ),
         );
-        x += 210.0;
+        x += 40.0 + LETTER * words.chars().count() as f64;
     }
     line(
         svg,
