@@ -60,6 +60,8 @@ struct Runs {
     cores: Cores,
     of: BTreeMap<Key, Vec<Run>>,
     dropped: u32,
+    /// Runs of others that failed, and how.
+    failed: Vec<String>,
     pass: u32,
 }
 
@@ -103,7 +105,15 @@ impl Runs {
             }
             Ok(())
         };
-        let figures = process::measure(&cell, self.plan.unchecked.as_deref(), look)?;
+        let figures = match process::measure(&cell, self.plan.unchecked.as_deref(), look) {
+            Ok(figures) => figures,
+            // It has worked before: what it lost now is told, and not everything else lost with it.
+            Err(error) if self.pass > 1 && !key.is_ours() => {
+                self.failed.push(format!("{}: {error:#}", key.full_name()));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let (placement, line_nanos) = match lines[..] {
             [before, after] => {
                 let placement = Placement::of_line(before);
@@ -255,6 +265,7 @@ pub fn fill(plan: Plan) -> Outcome<Report> {
         cores: Cores::find()?,
         of: BTreeMap::new(),
         dropped: 0,
+        failed: Vec::new(),
         pass: 0,
         plan,
     };
@@ -294,6 +305,7 @@ pub fn fill(plan: Plan) -> Outcome<Report> {
         millis: runs.plan.millis,
         passes: runs.pass,
         dropped: runs.dropped,
+        failed: runs.failed,
         seconds: began.elapsed().as_secs_f64(),
         runs: runs
             .of
@@ -339,6 +351,7 @@ mod tests {
             cores: Cores { ask: 0, answer: 1 },
             of: BTreeMap::new(),
             dropped: 0,
+            failed: Vec::new(),
             pass: 0,
         };
         for &(key, pass, placement, msgs_per_s) in of {

@@ -20,6 +20,8 @@ pub struct Report {
     pub(crate) passes: u32,
     /// Runs that do not count because the cores were moved meanwhile.
     pub(crate) dropped: u32,
+    /// Runs of others that failed, and how.
+    pub(crate) failed: Vec<String>,
     pub(crate) seconds: f64,
     pub(crate) groups: Vec<Group>,
     /// What could not be compared: no two runs of a pass found the cores in one placement.
@@ -75,6 +77,12 @@ impl Report {
         );
         for group in &self.groups {
             group.tell(&mut text);
+        }
+        if !self.failed.is_empty() {
+            text.push_str(&format!(
+                "\nFailed, and tried again: {}.\n",
+                self.failed.join("; ")
+            ));
         }
         if !self.unpaired.is_empty() {
             text.push_str(&format!(

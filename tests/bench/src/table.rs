@@ -452,6 +452,11 @@ impl Key {
         }
     }
 
+    /// Whether it is a cell of Weft's.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name().starts_with("weft")
+    }
+
     /// That of no other cell.
     pub(crate) fn full_name(&self) -> String {
         let (pattern, wait) = (self.pattern, self.wait);
@@ -504,7 +509,7 @@ mod tests {
     fn every_row_is_one_of_ours_and_held_against_something() {
         for row in rows(ALL) {
             assert!(!row.against.is_empty(), "{}", row.title);
-            assert!(row.cell.name().starts_with("weft"), "{}", row.title);
+            assert!(row.cell.is_ours(), "{}", row.title);
             assert!(!row.cell.unchecked, "{}", row.title);
             for other in row.against {
                 let name = other.cell.full_name();
