@@ -65,6 +65,7 @@ mod slot;
 mod spin;
 mod swap;
 mod sync;
+mod tenure;
 mod trust;
 mod typed;
 #[cfg(not(any(loom, shuttle)))]

@@ -685,6 +685,24 @@ fn a_swap_ends_a_wait_on_the_old_bell_and_passes_the_doorbell_on() {
     drop(b);
 }
 
+/// Whenever the swap comes: before the sleeper looks, between its look and its sleep, or while it sleeps.
+#[test]
+fn a_swap_at_any_moment_ends_a_wait_on_the_old_bell() {
+    let (mut a, _b) = channel(SMALL);
+    for round in 0..300 {
+        let bell = a.swapper.bell();
+        let seen = bell.value();
+        let waiter =
+            thread::spawn(move || wait_any(&[(bell, seen)], Some(Duration::from_secs(60))));
+        for _ in 0..round * 200 {
+            std::hint::spin_loop();
+        }
+        let _successor = End::succeed(&a.swapper, Start::default());
+        assert_eq!(waiter.join().unwrap(), Wait::Rung(0), "round {round}");
+        a.sender.flush();
+    }
+}
+
 #[test]
 fn wait_any_times_out_and_hears_one_of_many() {
     let ends: Vec<(End, End)> = (0..200)

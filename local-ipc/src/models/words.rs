@@ -101,6 +101,10 @@ impl AtomicU32 {
     pub(crate) fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
         self.word.fetch_add(value, order)
     }
+
+    pub(crate) fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
+        self.word.fetch_sub(value, order)
+    }
 }
 
 fn weaker(order: Ordering, relaxed: bool) -> Ordering {
