@@ -10,6 +10,11 @@ use std::collections::VecDeque;
 /// Bodies start at whole cache lines.
 const ALIGN: u64 = 64;
 
+/// After so many bytes it pays to look what has been done meanwhile. Where the receiver keeps up, that
+/// is all, and the next bodies lie where these lie: in the caches next to the cores. 32 KiB is what the
+/// smallest of these holds.
+const NEWS_AFTER: u64 = 32 * 1024;
+
 /// Where a body goes, found by [`Arena::place`] and taken by [`Arena::commit`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
@@ -27,6 +32,8 @@ pub(crate) struct Arena {
     /// Sequence and end position of each body in the arena, the oldest first. Never more than the
     /// ring has slots, for which there is room from the beginning.
     bodies: VecDeque<(u64, u64)>,
+    /// How many bytes were taken since somebody said what is done.
+    without_news: u64,
 }
 
 impl Arena {
@@ -36,6 +43,7 @@ impl Arena {
             head: 0,
             tail: 0,
             bodies: VecDeque::with_capacity(slots as usize),
+            without_news: 0,
         }
     }
 
@@ -68,6 +76,11 @@ impl Arena {
         })
     }
 
+    /// Whether to look what is done before the next body is placed, although there may be room.
+    pub(crate) fn wants_news(&self) -> bool {
+        self.without_news >= NEWS_AFTER
+    }
+
     /// Takes the room for the body of `sequence`.
     pub(crate) fn commit(&mut self, sequence: u64, place: Place) {
         debug_assert!(place.start >= self.head, "a place is used once");
@@ -75,11 +88,13 @@ impl Arena {
             self.tail = place.start;
         }
         self.head = place.end;
+        self.without_news += place.end - place.start;
         self.bodies.push_back((sequence, place.end));
     }
 
     /// Frees all bodies below `done`.
     pub(crate) fn free_to(&mut self, done: u64) {
+        self.without_news = 0;
         while let Some(&(sequence, end)) = self.bodies.front() {
             if sequence >= done {
                 return;

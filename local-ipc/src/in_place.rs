@@ -9,10 +9,15 @@ use weft_types::{Lane, Sequence};
 use zerocopy::FromBytes;
 
 use crate::error::{PeerFault, SendError};
+use crate::prefetch::{self, LINE};
 use crate::receiver::{Received, Receiver};
 use crate::sender::Sender;
 use crate::slot::{self, Body, Header, Payload};
 use crate::sync::{AtomicU64, Ordering};
+
+/// The longest body whose lines are all asked for before it is filled, in bytes. A core can ask for a
+/// dozen lines at once; what is longer keeps it busy by itself.
+const MOST_CLAIMED: usize = 8192;
 
 /// A message's body in the peer's memory, for as long as it is not finished.
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +160,11 @@ impl Sender {
             Some(place) => {
                 let at = outgoing.segment.arena_at() + place.offset as usize;
                 // SAFETY: `find_room` says that no body lies there; the rest as above.
-                fill(unsafe { self.shared.own.memory.span(at, len) });
+                let bytes = unsafe { self.shared.own.memory.span(at, len) };
+                if len <= MOST_CLAIMED {
+                    bytes.iter().step_by(LINE).for_each(prefetch::claim);
+                }
+                fill(bytes);
                 let offset = place.offset;
                 let segment = &outgoing.segment;
                 slot::fill_by_offset(segment, sequence, header, Payload::Body, len, offset);

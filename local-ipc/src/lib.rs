@@ -50,6 +50,7 @@ mod models;
 mod note_ring;
 pub mod numa;
 mod parking;
+mod prefetch;
 mod process;
 #[cfg(not(any(loom, shuttle)))]
 mod raw;

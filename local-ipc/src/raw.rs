@@ -18,6 +18,7 @@ use rustix::fd::OwnedFd;
 
 use crate::error::RegionError;
 use crate::numa::Span;
+use crate::prefetch::{self, LINE};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Read32, Read64, compiler_fence, fence};
 
 /// A span of shared memory, mapped for the life of this value.
@@ -485,6 +486,12 @@ impl<'a> PeerSlot<'a> {
         // ORDER(filled): acquire, for the relaxed load of the sequence word; pairs with the
         // Release in `slot::fill`.
         fence(Ordering::Acquire);
+    }
+
+    /// Asks for its lines, which will be read soon.
+    #[inline(always)]
+    pub(crate) fn fetch(self) {
+        self.0.iter().step_by(LINE / 8).for_each(prefetch::fetch);
     }
 
     /// Another word of the slot.

@@ -405,7 +405,8 @@ impl Sender {
             });
         }
         let in_arena = (len > inline).then_some(len);
-        if let Some(place) = self.lanes[lane].room(in_arena) {
+        let stale = in_arena.is_some() && self.lanes[lane].arena.wants_news();
+        if !stale && let Some(place) = self.lanes[lane].room(in_arena) {
             return Ok(place);
         }
         self.read_done(lane)?;

@@ -17,6 +17,7 @@ const UNSAFE: &[(&str, usize)] = &[
     ("models/words.rs", 2),
     ("note_ring.rs", 2),
     ("numa/calls.rs", 3),
+    ("prefetch.rs", 4),
     ("raw.rs", 17),
     ("region/owned.rs", 1),
     ("rows.rs", 1),

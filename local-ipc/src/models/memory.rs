@@ -276,6 +276,9 @@ impl<'a> PeerSlot<'a> {
         fence(Ordering::Acquire);
     }
 
+    /// Hints are nothing to a model.
+    pub(crate) fn fetch(self) {}
+
     pub(crate) fn word(self, index: usize) -> u64 {
         self.0[index].load(Ordering::Relaxed)
     }
