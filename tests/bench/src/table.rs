@@ -11,6 +11,10 @@ const GIB: usize = 1 << 30;
 /// Channels on which nothing comes.
 const IDLE: usize = 1000;
 
+/// After so many microseconds who waits is asleep. Two sides that answer at once may each find the next
+/// message before they are.
+const ASLEEP_AFTER: u64 = 50;
+
 /// In what way two figures are compared.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 pub enum Sense {
@@ -129,6 +133,8 @@ pub(crate) struct Key {
     row: u64,
     idle: usize,
     unchecked: bool,
+    /// How long each side is left alone before a trip, so that it is asleep, in microseconds.
+    pause: u64,
 }
 
 /// One row of the table.
@@ -149,6 +155,7 @@ const LAT: Key = Key {
     row: 1,
     idle: 0,
     unchecked: false,
+    pause: 0,
 };
 const TPUT: Key = Key {
     pattern: Pattern::Tput,
@@ -185,10 +192,13 @@ pub(crate) fn rows(built: Built) -> Vec<Row> {
     let sized = |size, cell: Key| Key { size, ..cell };
     let parked = Key {
         wait: Wait::Park,
+        pause: ASLEEP_AFTER,
         ..LAT
     };
+    // Here the pause would take the core from who is to go to sleep.
     let one_core = Key {
         one_core: true,
+        pause: 0,
         ..parked
     };
     let fanin = Key {
@@ -238,7 +248,7 @@ pub(crate) fn rows(built: Built) -> Vec<Row> {
             ],
         ),
         row(
-            "round trip 64 B, both asleep, two cores",
+            "round trip 64 B, both asleep, two cores, 50 µs between trips",
             parked,
             vec![
                 against(by(Transport::Futex, parked), Bar::at_most(1.05)),
@@ -446,7 +456,7 @@ impl Key {
             senders: self.senders,
             wait: self.wait,
             row: self.row,
-            pause_micros: 0,
+            pause_micros: self.pause,
             idle: self.idle,
             unchecked: self.unchecked,
         }

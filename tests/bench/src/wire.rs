@@ -73,7 +73,7 @@ pub(crate) trait Wire {
 
 /// Trips between two reports, for payloads of this size.
 fn trips_a_batch(size: usize) -> u64 {
-    if size < LARGE_BYTES { TRIPS_A_BATCH } else { 1 }
+    if size < HUGE_BYTES { TRIPS_A_BATCH } else { 1 }
 }
 
 fn receive(wire: &mut impl Wire) -> Outcome<u64> {
