@@ -95,6 +95,14 @@ impl Runs {
         Ok(None)
     }
 
+    /// Whether a run of this cell may fail: it is another's, and works at other times.
+    fn may_fail(&self, key: Key) -> bool {
+        let name = key.full_name();
+        let failed = self.failed.iter().filter(|told| told.starts_with(&name));
+        let works = self.of.get(&key).is_some_and(|runs| !runs.is_empty());
+        !key.is_ours() && (works || failed.count() + 1 < ATTEMPTS as usize)
+    }
+
     fn measure(&mut self, key: Key) -> Outcome {
         let cell = key.cell(self.cores, self.plan.millis);
         let cores = self.cores;
@@ -107,8 +115,8 @@ impl Runs {
         };
         let figures = match process::measure(&cell, self.plan.unchecked.as_deref(), look) {
             Ok(figures) => figures,
-            // It has worked before: what it lost now is told, and not everything else lost with it.
-            Err(error) if self.pass > 1 && !key.is_ours() => {
+            // What another loses is told, and not everything else lost with it.
+            Err(error) if self.may_fail(key) => {
                 self.failed.push(format!("{}: {error:#}", key.full_name()));
                 return Ok(());
             }
@@ -432,6 +440,22 @@ mod tests {
         of.iter_mut().for_each(|run| run.2 = Placement::Near);
         assert!(runs(&of).is_filled(&row, false));
         assert!(!runs(&of[..3]).is_filled(&row, true), "a pair is missing");
+    }
+
+    #[test]
+    fn another_may_fail_if_it_works_at_other_times_and_we_never() {
+        let (row, other) = row();
+        let mut runs = runs(&[]);
+        assert!(!runs.may_fail(row.cell));
+        for _ in 1..ATTEMPTS {
+            assert!(runs.may_fail(other));
+            runs.failed.push(format!("{}: gone", other.full_name()));
+        }
+        assert!(!runs.may_fail(other), "it never worked");
+        let works = (other, 1, Placement::Near, 1.0);
+        let mut worked = self::runs(&[works]);
+        worked.failed = runs.failed;
+        assert!(worked.may_fail(other));
     }
 
     #[test]
