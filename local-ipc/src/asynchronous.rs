@@ -16,12 +16,12 @@ use tokio::sync::Notify;
 use weft_types::{Lane, Sequence};
 
 use crate::bell::Bell;
-use crate::doorbell::{Doorbell, KNOCKS_AT_ONCE};
 use crate::error::{PeerFault, SendError};
 use crate::receiver::{Received, Receiver};
 use crate::sender::Sender;
 use crate::slot::Header;
 use crate::swap::Shared;
+use crate::sys::doorbell::{Doorbell, KNOCKS_AT_ONCE};
 use crate::waiter::Waiter;
 
 /// Makes the two ends of a channel wait for their peer in the current tokio runtime.

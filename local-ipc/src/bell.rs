@@ -11,8 +11,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::thread::futex::{self, ClockId, Timespec, WaitFlags, WaitPtr, WaitvFlags};
 use weft_types::{Lane, PerLane};
 
 use crate::half::PeerHalf;
@@ -20,16 +18,18 @@ use crate::layout;
 use crate::parking::Fenced;
 use crate::raw::{PeerWord32, PeerWord64};
 use crate::sync::{AtomicU32, Ordering, Read32};
+#[cfg(not(any(loom, shuttle)))]
+use crate::sys::wait;
 use crate::tenure::Tenure;
+
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use crate::sys::wait::{wake_private, wake_shared};
 
 // Models do not sleep: a checker's words are nothing to the kernel.
 
 /// Counts the swaps of this process. Private to it.
 #[cfg(not(any(loom, shuttle)))]
 static SUPERSEDED: AtomicU32 = AtomicU32::new(0);
-
-/// The most words of one `futex_waitv` call.
-const MOST_WORDS: usize = 128;
 
 /// How long one group of bells is waited on when there are more than fit one call. A ring in
 /// another group is heard after at most this long.
@@ -152,12 +152,7 @@ fn wait_one(bell: &Bell, seen: u32, deadline: Option<Instant>) -> Wait {
         if left == Some(Duration::ZERO) {
             return Wait::TimedOut;
         }
-        let timeout = left.map(timespec);
-        match futex::wait(bell.word().0, futex::Flags::empty(), seen, timeout.as_ref()) {
-            Ok(()) | Err(Errno::AGAIN | Errno::TIMEDOUT | Errno::INTR) => {}
-            // A kernel that cannot: never spin, never miss.
-            Err(_) => std::thread::sleep(left.unwrap_or(GROUP_SLICE).min(GROUP_SLICE)),
-        }
+        wait::sleep_on(bell.word().0, seen, left);
     }
 }
 
@@ -170,7 +165,7 @@ pub(crate) fn wait_words(
     deadline: Option<Instant>,
 ) -> Wait {
     let own_words = 1 + usize::from(note.is_some());
-    let group_size = MOST_WORDS - own_words;
+    let group_size = wait::MOST_WORDS - own_words;
     let mut group = 0;
     loop {
         // ORDER(superseded): acquire; a swap after this load changes the word we sleep on.
@@ -199,70 +194,18 @@ pub(crate) fn wait_words(
 
         let private = std::iter::once((&SUPERSEDED, swaps))
             .chain(note)
-            .map(|(word, value)| entry(word, value, WaitFlags::PRIVATE));
+            .map(|(word, value)| wait::private(word, value));
         let shared = here
             .iter()
-            .map(|(bell, value)| entry(bell.word().0, *value, WaitFlags::empty()));
-        let words: Vec<futex::Wait> = private.chain(shared).collect();
-        sleep(&words, left);
+            .map(|(bell, value)| wait::shared(bell.word().0, *value));
+        let words: Vec<_> = private.chain(shared).collect();
+        wait::sleep(&words, left);
     }
-}
-
-#[cfg(not(any(loom, shuttle)))]
-fn entry(word: &AtomicU32, value: u32, flags: WaitFlags) -> futex::Wait {
-    let mut wait = futex::Wait::new();
-    wait.val = u64::from(value);
-    wait.uaddr = WaitPtr::new(word.as_ptr().cast());
-    wait.flags = WaitFlags::SIZE_U32 | flags;
-    wait
-}
-
-/// Returns when a word differs or is woken, when the time is over, or for no reason.
-#[cfg(not(any(loom, shuttle)))]
-fn sleep(words: &[futex::Wait], left: Option<Duration>) {
-    let until = left.map(|left| {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        now.checked_add(timespec(left)).unwrap_or(Timespec {
-            tv_sec: i64::MAX,
-            tv_nsec: 0,
-        })
-    });
-    match futex::waitv(
-        words,
-        WaitvFlags::empty(),
-        until.as_ref(),
-        ClockId::Monotonic,
-    ) {
-        Ok(_) | Err(Errno::AGAIN | Errno::TIMEDOUT | Errno::INTR) => {}
-        // No memory for the wait, or a kernel without it: never spin, never miss.
-        Err(_) => std::thread::sleep(left.unwrap_or(GROUP_SLICE).min(GROUP_SLICE)),
-    }
-}
-
-#[cfg(not(any(loom, shuttle)))]
-fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: duration.subsec_nanos().into(),
-    }
-}
-
-/// Wakes all who sleep on a word of a shared region.
-#[cfg(not(any(loom, shuttle)))]
-pub(crate) fn wake_shared(word: &AtomicU32) {
-    // The only errors are bad addresses, and this one is a live reference.
-    let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
 }
 
 /// In a model nobody sleeps.
 #[cfg(any(loom, shuttle))]
 pub(crate) fn wake_shared(_: &AtomicU32) {}
-
-/// Wakes all threads of this process that sleep on a word of its own.
-#[cfg(not(any(loom, shuttle)))]
-pub(crate) fn wake_private(word: &AtomicU32) {
-    let _ = futex::wake(word, futex::Flags::PRIVATE, i32::MAX as u32);
-}
 
 /// The mark at which a peer wants to be rung, as the raw word: a sequence plus one, or 0.
 #[inline]

@@ -4,9 +4,6 @@
 //! stays readable as long as somebody holds its descriptor: its sequence words and cursors say how
 //! far it got, whatever line it died on, because each of them is one aligned word.
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-use rustix::io::Errno;
 use weft_types::{Lane, PerLane, Sequence};
 
 use crate::error::{PeerFault, RegionError};
@@ -16,13 +13,8 @@ use crate::raw::{OwnMemory, PeerBytes, PeerMemory, PeerWord64};
 use crate::segment::{LaneStarts, OwnSegment, PeerSegment, Starts};
 use crate::slot::{self, SlotState};
 use crate::sync::Ordering;
-
-/// `tmpfs`, the file system behind memory files of small pages.
-const TMPFS: u64 = 0x0102_1994;
-
-fn required_seals() -> SealFlags {
-    SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL
-}
+use crate::sys::memory::{self, MemoryFile};
+use crate::sys::{OwnedFd, Stage};
 
 /// How far a receiver is on one lane. Both are exclusive.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -40,7 +32,7 @@ pub struct OwnHalf {
     pub(crate) memory: OwnMemory,
     pub(crate) geometry: Geometry,
     pub(crate) start: Start,
-    fd: OwnedFd,
+    file: MemoryFile,
 }
 
 impl OwnHalf {
@@ -68,20 +60,20 @@ impl OwnHalf {
     ) -> Result<(Self, Outcome), RegionError> {
         let geometry = geometry.check()?;
         start.check()?;
-        let fd = memory_file(geometry)?;
-        let memory = OwnMemory::map(&fd, geometry.region_bytes() as usize)?;
+        let file = MemoryFile::create("weft-half", geometry.region_bytes())?;
+        let memory = OwnMemory::map(&file, geometry.region_bytes() as usize)?;
         // Only pages that are allocated afterwards follow it.
         let wish = placement.wish(memory.pages());
-        allocate_base(&fd, geometry)?;
+        file.allocate(0, geometry.base_bytes())?;
         let outcome = wish.outcome(memory.pages().first(geometry.base_bytes() as usize));
         write_header(&memory, geometry, &start);
-        rustix::fs::fcntl_add_seals(&fd, required_seals())
+        file.seal(Stage::Half)
             .map_err(|error| RegionError::system("seal", error))?;
         let half = Self {
             memory,
             geometry,
             start,
-            fd,
+            file,
         };
         Ok((half, outcome))
     }
@@ -102,9 +94,7 @@ impl OwnHalf {
     ///
     /// [`RegionError::System`] if this process has no descriptor left.
     pub fn share(&self) -> Result<OwnedFd, RegionError> {
-        self.fd
-            .try_clone()
-            .map_err(|error| RegionError::system("share", error))
+        self.file.share()
     }
 
     /// The size it was made with.
@@ -136,7 +126,7 @@ impl OwnHalf {
             self.geometry.segment_at(lane, index),
             self.geometry.segment_bytes(index),
         );
-        rustix::fs::fallocate(&self.fd, FallocateFlags::empty(), at, bytes).is_ok()
+        self.file.allocate(at, bytes).is_ok()
     }
 
     /// Tells readers where a lane goes on. From `start` on it lies in segment `index`.
@@ -151,30 +141,6 @@ impl OwnHalf {
         let grown = self.memory.word32(layout::GROWN_AT);
         let count = grown.load(Ordering::Relaxed);
         grown.store(count.wrapping_add(1), Ordering::Release);
-    }
-}
-
-/// A new, not yet sealed memory file of a half's full size, without memory yet.
-fn memory_file(geometry: Geometry) -> Result<OwnedFd, RegionError> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let fd = match rustix::fs::memfd_create("weft-half", flags | MemfdFlags::NOEXEC_SEAL) {
-        // Linux before 6.3 does not know that flag; the rest protects us just as well.
-        Err(Errno::INVAL) => rustix::fs::memfd_create("weft-half", flags),
-        other => other,
-    }
-    .map_err(|error| RegionError::system("create", error))?;
-    rustix::fs::ftruncate(&fd, geometry.region_bytes())
-        .map_err(|error| RegionError::system("size", error))?;
-    Ok(fd)
-}
-
-/// Gets the memory of a half's base, which holds everything but the segments that it may grow by.
-fn allocate_base(fd: &OwnedFd, geometry: Geometry) -> Result<(), RegionError> {
-    let bytes = geometry.base_bytes();
-    match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes) {
-        Ok(()) => Ok(()),
-        Err(Errno::NOMEM | Errno::NOSPC) => Err(RegionError::OutOfMemory { bytes }),
-        Err(error) => Err(RegionError::system("allocate", error)),
     }
 }
 
@@ -230,23 +196,7 @@ impl PeerHalf {
     ///
     /// [`RegionError`] says which check failed.
     pub fn open(fd: OwnedFd) -> Result<Self, RegionError> {
-        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|error| match error {
-            Errno::INVAL => RegionError::NotMemory,
-            error => RegionError::system("examine", error),
-        })?;
-        if !seals.contains(required_seals()) {
-            return Err(RegionError::NotSealed {
-                seals: seals.bits(),
-            });
-        }
-        // Huge pages support seals too, but a read of a missing one can kill the reader.
-        let system =
-            rustix::fs::fstatfs(&fd).map_err(|error| RegionError::system("examine", error))?;
-        if system.f_type as u64 != TMPFS {
-            return Err(RegionError::NotMemory);
-        }
-        let stat = rustix::fs::fstat(&fd).map_err(|error| RegionError::system("examine", error))?;
-        let found = stat.st_size as u64;
+        let found = memory::examine(&fd, Stage::Half)?;
         if !(Geometry::SMALLEST_BYTES..=Geometry::LARGEST_BYTES).contains(&found) {
             return Err(RegionError::WrongSize {
                 found,
@@ -255,10 +205,10 @@ impl PeerHalf {
         }
         let memory = PeerMemory::map(&fd, found as usize)?;
         // The header's page first: without it nothing can be said of the rest.
-        check_allocated(&fd, 4096)?;
+        memory::check_allocated(&fd, 4096)?;
         memory.populate(0, 4096)?;
         let (geometry, first) = read_header(&memory, found)?;
-        check_allocated(&fd, geometry.base_bytes())?;
+        memory::check_allocated(&fd, geometry.base_bytes())?;
         memory.populate(0, geometry.base_bytes())?;
         Ok(Self {
             done: PerLane::from_fn(|lane| memory.word64(layout::done_at(lane))),
@@ -423,26 +373,13 @@ impl PeerHalf {
             .sum();
         let at = geometry.segment_at(lane, segment);
         self.fd.as_ref().is_some_and(|fd| {
-            check_allocated(fd, geometry.base_bytes() + linked).is_ok()
+            memory::check_allocated(fd, geometry.base_bytes() + linked).is_ok()
                 && self
                     .memory
                     .populate(at, geometry.segment_bytes(segment))
                     .is_ok()
         })
     }
-}
-
-/// Whether a file has so many bytes of memory, wherever they are.
-///
-/// To read a page that does not exist would take memory in our name. A liar may have its memory in
-/// another place than where it is read; it then costs us no more than it pays itself, for each lane.
-fn check_allocated(fd: &OwnedFd, bytes: u64) -> Result<(), RegionError> {
-    let stat = rustix::fs::fstat(fd).map_err(|error| RegionError::system("examine", error))?;
-    let allocated = (stat.st_blocks as u64).saturating_mul(512);
-    if allocated < bytes {
-        return Err(RegionError::NotAllocated { allocated, bytes });
-    }
-    Ok(())
 }
 
 fn read_header(

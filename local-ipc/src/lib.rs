@@ -14,7 +14,7 @@
 //!
 //! Start reading at `layout` (where things lie), `segment` (how a queue grows), `slot` (how a message
 //! is published and checked) and `parking` (who rings when); [`heap`] is for what is too large for
-//! that, or is to live longer.
+//! that, or is to live longer. What the system is asked for stands in `sys`.
 #![cfg_attr(
     any(loom, shuttle),
     allow(
@@ -32,9 +32,6 @@ mod asynchronous;
 mod bell;
 #[cfg(not(any(loom, shuttle)))]
 mod cores;
-#[cfg(not(any(loom, shuttle)))]
-mod credentials;
-mod doorbell;
 mod error;
 mod half;
 #[cfg(not(any(loom, shuttle)))]
@@ -51,7 +48,6 @@ mod note_ring;
 pub mod numa;
 mod parking;
 mod prefetch;
-mod process;
 #[cfg(not(any(loom, shuttle)))]
 mod raw;
 mod receiver;
@@ -60,12 +56,11 @@ pub mod region;
 mod rows;
 mod segment;
 mod sender;
-#[cfg(not(any(loom, shuttle)))]
-mod side;
 mod slot;
 mod spin;
 mod swap;
 mod sync;
+mod sys;
 mod tenure;
 mod trust;
 mod typed;
@@ -83,17 +78,17 @@ use models::memory as raw;
 pub use parking::PARKED_ALWAYS;
 pub use {
     bell::{Bell, Wait},
-    doorbell::Doorbell,
     error::{ChannelError, PeerFault, RegionError, RewindError, SendError},
     half::{Cursors, OwnHalf, PeerHalf},
     in_place::{View, Words},
     layout::{Geometry, MAX_SEQUENCE, Start},
-    process::{die_with_parent, harden_process},
     receiver::{MAX_FORMER_PEERS, Received, Receiver},
     sender::Sender,
     slot::{Header, Payload},
     spin::Spin,
     swap::{Swapper, connect},
+    sys::doorbell::Doorbell,
+    sys::process::{die_with_parent, harden_process},
     typed::Plain,
 };
 
@@ -101,9 +96,11 @@ pub use {
 pub use {
     bell::wait_any,
     cores::spinning_can_help,
-    credentials::PeerCredentials,
     inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Row, Why},
-    side::{MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, SideError, SideListener, SideSocket},
+    sys::side::{
+        MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, PeerCredentials, SideError, SideListener,
+        SideSocket,
+    },
     waiter::{NAPS_IN_VAIN, Waiter, Wake},
     watcher::{Ring, WatchId, Watcher},
 };

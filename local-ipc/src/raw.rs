@@ -13,13 +13,14 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fd::OwnedFd;
+use memmap2::MmapRaw;
 
 use crate::error::RegionError;
 use crate::numa::Span;
 use crate::prefetch::{self, LINE};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Read32, Read64, compiler_fence, fence};
+use crate::sys::OwnedFd;
+use crate::sys::memory::{self, MemoryFile};
 
 /// A span of shared memory, mapped for the life of this value.
 #[derive(Debug)]
@@ -155,15 +156,8 @@ pub(crate) struct OwnMemory(Arc<Mapping>);
 
 impl OwnMemory {
     /// Maps a memory file of `len` bytes that is not sealed yet.
-    pub(crate) fn map(fd: &OwnedFd, len: usize) -> Result<Self, RegionError> {
-        let map = MmapOptions::new()
-            .len(len)
-            .map_raw(fd)
-            .map_err(|error| RegionError::system("map", error))?;
-        // A forked child must not become a second writer.
-        map.advise(Advice::DontFork)
-            .map_err(|error| RegionError::system("protect", error))?;
-        Ok(Self(Arc::new(Mapping(map))))
+    pub(crate) fn map(file: &MemoryFile, len: usize) -> Result<Self, RegionError> {
+        Ok(Self(Arc::new(Mapping(file.map(len)?))))
     }
 
     /// All of it, to place it or to ask where it lies.
@@ -173,7 +167,7 @@ impl OwnMemory {
 
     /// Asks for huge pages where the system gives them by itself. No is an answer.
     pub(crate) fn prefer_huge_pages(&self) {
-        let _ = self.0.0.advise(Advice::HugePage);
+        memory::prefer_huge_pages(&self.0.0);
     }
 
     /// Maps all pages now.
@@ -182,14 +176,7 @@ impl OwnMemory {
     ///
     /// [`RegionError::OutOfMemory`] if that cannot be done.
     pub(crate) fn populate(&self) -> Result<(), RegionError> {
-        match self.0.0.advise(Advice::PopulateWrite) {
-            Ok(()) => Ok(()),
-            // Linux before 5.14: pages are mapped when they are touched.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            Err(_) => Err(RegionError::OutOfMemory {
-                bytes: self.0.0.len() as u64,
-            }),
-        }
+        memory::populate_write(&self.0.0)
     }
 
     pub(crate) fn word32(&self, offset: usize) -> OwnWord32 {
@@ -253,13 +240,7 @@ pub(crate) struct PeerMemory(Arc<Mapping>);
 impl PeerMemory {
     /// Maps `len` bytes of a memory file whose seals and size have been checked.
     pub(crate) fn map(fd: &OwnedFd, len: usize) -> Result<Self, RegionError> {
-        let map = MmapOptions::new()
-            .len(len)
-            .map_raw_read_only(fd)
-            .map_err(|error| RegionError::system("map", error))?;
-        map.advise(Advice::DontFork)
-            .map_err(|error| RegionError::system("protect", error))?;
-        Ok(Self(Arc::new(Mapping(map))))
+        Ok(Self(Arc::new(Mapping(memory::map_peer(fd, len)?))))
     }
 
     /// All of it, to ask where it lies.
@@ -295,13 +276,7 @@ impl PeerMemory {
     ///
     /// [`RegionError::OutOfMemory`] if a page that the peer left out cannot be made.
     pub(crate) fn populate(&self, offset: u64, bytes: u64) -> Result<(), RegionError> {
-        let mapping = &self.0.0;
-        match mapping.advise_range(Advice::PopulateRead, offset as usize, bytes as usize) {
-            Ok(()) => Ok(()),
-            // Linux before 5.14: pages are mapped when they are read.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            Err(_) => Err(RegionError::OutOfMemory { bytes }),
-        }
+        memory::populate_read(&self.0.0, offset as usize, bytes as usize)
     }
 }
 
@@ -316,28 +291,14 @@ impl FrozenMemory {
     ///
     /// [`RegionError::NotSealed`] unless the kernel says that nobody can write or cut it.
     pub(crate) fn map(fd: &OwnedFd, len: usize) -> Result<Self, RegionError> {
-        let seals = rustix::fs::fcntl_get_seals(fd)
-            .map_err(|error| RegionError::system("examine", error))?;
-        let needed = rustix::fs::SealFlags::WRITE | rustix::fs::SealFlags::SHRINK;
-        if !seals.contains(needed) {
-            return Err(RegionError::NotSealed {
-                seals: seals.bits(),
-            });
-        }
-        let memory = PeerMemory::map(fd, len)?;
-        memory.populate(0, len as u64)?;
-        Arc::into_inner(memory.0)
-            .map(Self)
-            .ok_or(RegionError::NotMemory)
+        memory::map_frozen(fd, len).map(|map| Self(Mapping(map)))
     }
 
     /// Its bytes.
     pub(crate) fn as_slice(&self) -> &[u8] {
         let start = self.0.at(0, self.0.0.len(), 1);
-        // SAFETY: so many bytes are mapped for as long as `self`. `map` has seen the seals: with
-        // F_SEAL_WRITE the kernel has made sure that no writable mapping is left and makes none
-        // again, with F_SEAL_SHRINK the file keeps its pages, and seals are never taken back
-        // (fcntl(2)). So nothing changes under the slice, whoever else has the file.
+        // SAFETY: so many bytes are mapped for as long as `self`, and `memory::map_frozen` says why they
+        // never change, whoever else has the file.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), self.0.0.len()) }
     }
 }

@@ -13,11 +13,9 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, PoisonError};
 
-use rustix::fd::OwnedFd;
 use weft_types::{Lane, PerLane, Sequence};
 
 use crate::bell::{self, Bell, Peer};
-use crate::doorbell::Knocker;
 use crate::error::{ChannelError, PeerFault, RegionError};
 use crate::half::{Cursors, OwnHalf, PeerHalf};
 use crate::layout;
@@ -26,6 +24,8 @@ use crate::raw::OwnWord32;
 use crate::receiver::{MAX_FORMER_PEERS, Receiver};
 use crate::sender::Sender;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, Ordering};
+use crate::sys::OwnedFd;
+use crate::sys::doorbell::Knocker;
 
 /// What the sender, the receiver and the swappers of one channel end share.
 #[derive(Debug)]

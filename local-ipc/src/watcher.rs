@@ -7,16 +7,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::bell::{self, Bell, Wait};
-use crate::side;
 use crate::swap::Swapper;
 use crate::sync::{AtomicU32, Ordering};
+use crate::sys::{AsFd, BorrowedFd, OwnedFd, side};
 
 /// A hang-up is noticed after at most this long.
 const HANG_UP_EVERY: Duration = Duration::from_millis(50);

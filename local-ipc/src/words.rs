@@ -4,11 +4,11 @@
 //! avoid. Only with the feature `floor`, for programs that measure.
 #![expect(unsafe_code, reason = "a slice over a mapping")]
 
-use memmap2::{MmapOptions, MmapRaw};
-use rustix::fd::OwnedFd;
+use memmap2::MmapRaw;
 
 use crate::error::RegionError;
 use crate::sync::{AtomicU32, AtomicU64};
+use crate::sys::{OwnedFd, memory};
 
 /// Words that whoever has the descriptor can load and store.
 #[derive(Debug)]
@@ -24,16 +24,7 @@ impl SharedWords {
     ///
     /// [`RegionError::System`].
     pub fn create(count: usize) -> Result<OwnedFd, RegionError> {
-        use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let system = |error| RegionError::system("create", error);
-        let fd = rustix::fs::memfd_create("weft-words", flags).map_err(system)?;
-        let bytes = 8 * count as u64;
-        rustix::fs::ftruncate(&fd, bytes)
-            .and_then(|()| rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes))
-            .and_then(|()| rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK))
-            .map_err(system)?;
-        Ok(fd)
+        memory::create_words(8 * count as u64)
     }
 
     /// Maps such a file.
@@ -42,18 +33,8 @@ impl SharedWords {
     ///
     /// [`RegionError::NotSealed`] if it could shrink, else [`RegionError::System`].
     pub fn map(fd: &OwnedFd) -> Result<Self, RegionError> {
-        let system = |error| RegionError::system("examine", error);
-        let seals = rustix::fs::fcntl_get_seals(fd).map_err(system)?;
-        if !seals.contains(rustix::fs::SealFlags::SHRINK) {
-            return Err(RegionError::NotSealed {
-                seals: seals.bits(),
-            });
-        }
-        let count = rustix::fs::fstat(fd).map_err(system)?.st_size as usize / 8;
-        let map = MmapOptions::new()
-            .len(8 * count)
-            .map_raw(fd)
-            .map_err(|error| RegionError::system("map", error))?;
+        let map = memory::map_words(fd)?;
+        let count = map.len() / 8;
         Ok(Self { map, count })
     }
 }

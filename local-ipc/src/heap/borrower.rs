@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fd::OwnedFd;
 use weft_types::{Lane, PerLane, Sequence};
 use zerocopy::FromBytes;
 
@@ -16,6 +15,7 @@ use crate::in_place::View;
 use crate::receiver::Received;
 use crate::region::Handed;
 use crate::slot::Body;
+use crate::sys::OwnedFd;
 
 /// Reads objects of one peer's heap.
 #[derive(Debug)]

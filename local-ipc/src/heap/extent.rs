@@ -3,13 +3,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fd::OwnedFd;
-
 use super::blocks::Blocks;
 use crate::error::RegionError;
 use crate::numa::{Outcome, Placement};
 use crate::raw::OwnMemory;
 use crate::region::{self, Options, Shared};
+use crate::sys::OwnedFd;
 
 /// The number of an extent in its heap. Never used twice.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

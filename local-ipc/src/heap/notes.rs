@@ -11,14 +11,13 @@
 //! never lends more objects than its borrower has notes, so that a note is never overwritten before
 //! it is read, unless the owner itself cheats.
 
-use rustix::fd::OwnedFd;
-
 use super::reference::Reference;
 use crate::error::RegionError;
 use crate::note_ring::{Note, Reader, Writer};
 use crate::raw::{OwnWords, PeerWords};
 use crate::region::{self, Handed, Options, Shared};
 use crate::sync::Ordering;
+use crate::sys::OwnedFd;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"weftNOTE");
 const VERSION: u32 = 1;

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use rustix::fd::OwnedFd;
 use weft_types::{Lane, PerLane, Sequence};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -18,6 +17,7 @@ use crate::note_ring::{GENERATION_MASK, Note};
 use crate::numa::{Outcome, Placement};
 use crate::sender::Sender;
 use crate::slot::Header;
+use crate::sys::OwnedFd;
 
 /// The largest object: a gibibyte.
 pub const MAX_OBJECT_BYTES: u64 = 1 << 30;

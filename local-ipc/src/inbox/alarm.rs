@@ -2,7 +2,7 @@
 //!
 //! A futex wait takes at most 128 words, so there are two ways. Few bells: `futex_waitv` on all of
 //! them. Many, or members with a [`Doorbell`]: one epoll, in which each doorbell stands by itself; bells
-//! without one are listened to by threads (one for each [`BELLS_A_LISTENER`]) that write an eventfd of
+//! without one are listened to by threads (one for each [`BELLS_A_LISTENER`]) that signal an event of
 //! ours. Going round the bells in groups instead would cost a wake each millisecond while nothing
 //! happens; threads that sleep cost nothing, and one more thread to wake when something does.
 //!
@@ -10,32 +10,27 @@
 //! looks at them every [`HANG_UP_EVERY`].
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec};
-
 use super::cold::Cold;
 use crate::bell::{self, Bell};
-use crate::doorbell::Doorbell;
 use crate::swap::Swapper;
 use crate::sync::{AtomicU32, Ordering};
+use crate::sys::doorbell::Doorbell;
+use crate::sys::poller::{Event, Poller};
+use crate::sys::{BorrowedFd, Heard, wait};
 use crate::watcher::{Ring, WatchId, Watcher};
 
-/// The most bells that are slept on directly: `futex_waitv` takes 128 words, two are our own.
-pub(super) const MOST_BELLS: usize = 126;
+/// The most bells that are slept on directly: two of the words are our own.
+pub(super) const MOST_BELLS: usize = wait::MOST_WORDS - 2;
 
 /// How many bells one listening thread has. As many as fit its one wait, with its own two words.
 const BELLS_A_LISTENER: usize = MOST_BELLS;
 
 /// How late a hang-up is heard by an inbox that sleeps on futexes.
 const HANG_UP_EVERY: Duration = Duration::from_millis(50);
-
-/// Events taken at once; more are taken at the next look.
-const EVENTS_AT_ONCE: usize = 64;
 
 /// What other threads have to say to an inbox.
 #[derive(Debug, Default)]
@@ -44,7 +39,7 @@ pub(super) struct Notes {
     pub(super) nudges: AtomicU32,
     swapped: AtomicBool,
     /// Readable once somebody wants us to look.
-    event: OnceLock<OwnedFd>,
+    event: OnceLock<Event>,
 }
 
 impl Notes {
@@ -79,28 +74,15 @@ impl Notes {
 
     fn signal(&self) {
         if let Some(event) = self.event.get() {
-            // Full means that it is readable.
-            let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+            event.signal();
         }
     }
 }
 
-/// What woke us, beyond bells.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Heard {
-    /// This member's doorbell.
-    Doorbell(u32),
-    /// The other end of this member's side socket is closed.
-    HangUp(u32),
-}
-
-const NOTE: u64 = u64::MAX;
-const SIDE: u64 = 1 << 32;
-
 #[derive(Debug)]
 pub(super) struct Alarm {
     pub(super) notes: Arc<Notes>,
-    epoll: Option<OwnedFd>,
+    poller: Option<Poller>,
     listeners: Vec<Listener>,
     sides: usize,
     doorbells: usize,
@@ -123,7 +105,7 @@ impl Alarm {
     pub(super) fn new() -> Self {
         Self {
             notes: Arc::default(),
-            epoll: None,
+            poller: None,
             listeners: Vec::new(),
             sides: 0,
             doorbells: 0,
@@ -131,56 +113,48 @@ impl Alarm {
     }
 
     pub(super) fn add_doorbell(&mut self, doorbell: &Doorbell, index: u32) -> io::Result<()> {
-        let data = EventData::new_u64(index.into());
-        epoll::add(self.epoll()?, doorbell, data, EventFlags::IN)?;
+        self.poller()?.add_doorbell(doorbell, index)?;
         self.doorbells += 1;
         Ok(())
     }
 
     pub(super) fn add_side(&mut self, side: BorrowedFd<'_>, index: u32) -> io::Result<()> {
-        let data = EventData::new_u64(SIDE | u64::from(index));
-        // Nothing asked for: errors and hang-ups are told anyway, packets are not ours to read.
-        epoll::add(self.epoll()?, side, data, EventFlags::empty())?;
+        self.poller()?.add_side(side, index)?;
         self.sides += 1;
         Ok(())
     }
 
-    pub(super) fn remove_doorbell(&mut self, doorbell: &Doorbell) {
+    pub(super) fn remove_doorbell(&mut self, doorbell: &Doorbell, index: u32) {
         self.doorbells -= 1;
-        self.delete(doorbell.as_fd());
+        if let Some(poller) = &mut self.poller {
+            poller.remove_doorbell(doorbell, index);
+        }
     }
 
-    pub(super) fn remove_side(&mut self, side: BorrowedFd<'_>) {
+    pub(super) fn remove_side(&mut self, side: BorrowedFd<'_>, index: u32) {
         self.sides -= 1;
-        self.delete(side);
-    }
-
-    fn delete(&self, fd: BorrowedFd<'_>) {
-        if let Some(epoll) = &self.epoll {
-            // It is ours and registered: this cannot fail.
-            let _ = epoll::delete(epoll, fd);
+        if let Some(poller) = &mut self.poller {
+            poller.remove_side(side, index);
         }
     }
 
-    fn epoll(&mut self) -> io::Result<&OwnedFd> {
-        if self.epoll.is_none() {
-            let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-            let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    fn poller(&mut self) -> io::Result<&mut Poller> {
+        if self.poller.is_none() {
+            let event = Event::new()?;
             let event = self.notes.event.get_or_init(|| event);
-            epoll::add(&epoll, event, EventData::new_u64(NOTE), EventFlags::IN)?;
-            self.epoll = Some(epoll);
+            self.poller = Some(Poller::new(event)?);
         }
-        Ok(self.epoll.as_ref().expect("made above"))
+        Ok(self.poller.as_mut().expect("made above"))
     }
 
-    /// Whether the next sleep is in epoll, so that each bell needs a doorbell or a listener.
+    /// Whether the next sleep is in the poller, so that each bell needs a doorbell or a listener.
     pub(super) fn needs_listeners(&self, bells: usize) -> bool {
         self.doorbells > 0 || bells > MOST_BELLS
     }
 
     /// Has a thread listen to this bell. Look at the bell once more afterwards.
     pub(super) fn listen(&mut self, swapper: &Swapper) -> io::Result<Listening> {
-        self.epoll()?;
+        self.poller()?;
         let free = self
             .listeners
             .iter()
@@ -215,17 +189,15 @@ impl Alarm {
     /// Forgets that somebody wanted us to look, before the looks that come now.
     pub(super) fn settle(&self) {
         if let Some(event) = self.notes.event.get() {
-            let _ = rustix::io::read(event, &mut [0_u8; 8]);
+            event.settle();
         }
     }
 
     /// Sleeps until a bell of `cold` rings, somebody knocks, nudges, hangs up or is swapped, or the
     /// time is over. May return for no reason.
     pub(super) fn sleep(&self, cold: &Cold, nudges: u32, deadline: Option<Instant>) -> Vec<Heard> {
-        match &self.epoll {
-            Some(epoll) if self.needs_listeners(cold.len()) => {
-                hear(epoll, left(deadline).and_then(|left| left.try_into().ok()))
-            }
+        match &self.poller {
+            Some(poller) if self.needs_listeners(cold.len()) => poller.hear(left(deadline)),
             _ => {
                 let bells: Vec<(Bell, u32)> = cold
                     .entries()
@@ -242,10 +214,8 @@ impl Alarm {
 
     /// What happened on descriptors, without waiting.
     pub(super) fn look(&self) -> Vec<Heard> {
-        match &self.epoll {
-            Some(epoll) if self.sides + self.doorbells > 0 => {
-                hear(epoll, Some(Timespec::default()))
-            }
+        match &self.poller {
+            Some(poller) if self.sides + self.doorbells > 0 => poller.hear(Some(Duration::ZERO)),
             _ => Vec::new(),
         }
     }
@@ -253,24 +223,4 @@ impl Alarm {
 
 fn left(deadline: Option<Instant>) -> Option<Duration> {
     deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
-}
-
-fn hear(epoll: &OwnedFd, timeout: Option<Timespec>) -> Vec<Heard> {
-    let mut events = Vec::with_capacity(EVENTS_AT_ONCE);
-    // Interrupted is as good as woken for no reason.
-    let _ = epoll::wait(
-        epoll,
-        rustix::buffer::spare_capacity(&mut events),
-        timeout.as_ref(),
-    );
-    let heard = |event: epoll::Event| {
-        let data = event.data.u64();
-        let index = (data & u64::from(u32::MAX)) as u32;
-        match data {
-            NOTE => None,
-            data if data & SIDE != 0 => Some(Heard::HangUp(index)),
-            _ => Some(Heard::Doorbell(index)),
-        }
-    };
-    events.into_iter().filter_map(heard).collect()
 }

@@ -4,19 +4,19 @@ mod wait;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use weft_types::Lane;
 
-use super::alarm::{Alarm, Heard, Listening, Notes};
+use super::alarm::{Alarm, Listening, Notes};
 use super::cold::{Cold, Entry};
 use super::take::Take;
 use super::turns::Turns;
 use super::{AddError, Left, MAX_MEMBERS, MemberId, Message, Why};
 use crate::bell::Bell;
-use crate::doorbell::Doorbell;
 use crate::receiver::{Received, Receiver};
+use crate::sys::doorbell::Doorbell;
+use crate::sys::{AsFd, Heard, OwnedFd};
 use crate::waiter::{Waiter, Wake};
 
 /// How many hot members are looked at for each message, beyond the one whose turn it is.
@@ -172,7 +172,7 @@ impl<K> Engine<K> {
         if let Some(member) = self.members[index as usize].as_mut()
             && let Some((doorbell, _)) = member.doorbell.take()
         {
-            self.alarm.remove_doorbell(&doorbell);
+            self.alarm.remove_doorbell(&doorbell, index);
         }
     }
 
@@ -483,7 +483,7 @@ impl<K> Engine<K> {
                         && let Some(side) = &member.side
                         && !member.hung_up
                     {
-                        self.alarm.remove_side(side.as_fd());
+                        self.alarm.remove_side(side.as_fd(), index);
                         member.hung_up = true;
                         self.warm(index);
                     }
@@ -534,12 +534,12 @@ impl<K> Engine<K> {
         member.receiver.unpark();
         member.receiver.shared().set_on_swap(None);
         if let Some((doorbell, _)) = &member.doorbell {
-            self.alarm.remove_doorbell(doorbell);
+            self.alarm.remove_doorbell(doorbell, index);
         }
         if let Some(side) = &member.side
             && !member.hung_up
         {
-            self.alarm.remove_side(side.as_fd());
+            self.alarm.remove_side(side.as_fd(), index);
         }
         if let Some(listening) = &member.listening {
             self.alarm.listen_no_more(listening);

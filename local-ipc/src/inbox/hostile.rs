@@ -77,7 +77,7 @@ fn among_liars(doorbells: bool) {
     let knocker = doorbells.then(|| {
         let (doorbell, far) = Doorbell::pair().unwrap();
         inbox.set_doorbell(member, doorbell).unwrap();
-        crate::doorbell::Knocker::new(far).unwrap()
+        crate::sys::doorbell::Knocker::new(far).unwrap()
     });
     let stop = AtomicU32::new(0);
     thread::scope(|scope| {

@@ -24,7 +24,6 @@ mod turns;
 
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,10 +32,11 @@ use weft_types::{Lane, Sequence};
 use self::alarm::Notes;
 use self::engine::{Engine, Found};
 use self::take::{Many, One};
-use crate::doorbell::Doorbell;
 use crate::error::PeerFault;
 use crate::in_place::View;
 use crate::receiver::{Received, Receiver};
+use crate::sys::doorbell::Doorbell;
+use crate::sys::{BorrowedFd, OwnedFd};
 use crate::waiter::Wake;
 
 /// The most members of one inbox. One more is refused.

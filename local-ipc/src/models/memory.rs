@@ -11,13 +11,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak as Gone};
 
-use rustix::fd::OwnedFd;
-
 use super::words::{Data, Weak};
 use crate::error::RegionError;
 use crate::layout;
 use crate::numa::Span;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Read32, Read64, fence};
+use crate::sys::OwnedFd;
+use crate::sys::memory::MemoryFile;
 
 /// What lies in each memory file.
 static FILES: Mutex<Option<HashMap<u64, Gone<Mapping>>>> = Mutex::new(None);
@@ -109,12 +109,13 @@ impl Ring {
 pub(crate) struct OwnMemory(Arc<Mapping>);
 
 impl OwnMemory {
-    pub(crate) fn map(fd: &OwnedFd, _: usize) -> Result<Self, RegionError> {
+    pub(crate) fn map(file: &MemoryFile, _: usize) -> Result<Self, RegionError> {
+        let fd = file.share()?;
         let mapping = Arc::new(Mapping::default());
         let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
         let files = files.get_or_insert_default();
         files.retain(|_, mapping| mapping.strong_count() > 0);
-        files.insert(number(fd), Arc::downgrade(&mapping));
+        files.insert(number(&fd), Arc::downgrade(&mapping));
         Ok(Self(mapping))
     }
 

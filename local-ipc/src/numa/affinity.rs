@@ -2,11 +2,8 @@
 
 use std::io;
 
-use rustix::process::Pid;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-
-use super::calls;
 use super::topology::{NumaNode, Topology};
+use crate::sys::{Pid, cpu, numa};
 
 /// Lets the calling thread run on these processors and no others. Those that the machine or the
 /// control group does not have are left out; memory that lies somewhere already stays there.
@@ -15,19 +12,7 @@ use super::topology::{NumaNode, Topology};
 ///
 /// What `sched_setaffinity(2)` says; `InvalidInput` if no processor is left.
 pub fn pin_to_cpus(cpus: &[u32]) -> io::Result<()> {
-    let mut set = CpuSet::new();
-    for &cpu in cpus {
-        // The system call's own limit in rustix; a machine with more keeps its lower ones.
-        if (cpu as usize) < CpuSet::MAX_CPU {
-            set.set(cpu as usize);
-        }
-    }
-    if set.count() == 0 {
-        let text = "no processor to pin to";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-    }
-    sched_setaffinity(None, &set)?;
-    Ok(())
+    cpu::bind(cpus)
 }
 
 /// Lets the calling thread run on the processors of one node and no others.
@@ -54,11 +39,7 @@ pub fn pin_to_node(topology: &Topology, node: NumaNode) -> io::Result<()> {
 ///
 /// What `sched_getaffinity(2)` says, such as that there is no such thread.
 pub fn pinned_node(thread: Option<Pid>, topology: &Topology) -> io::Result<Option<NumaNode>> {
-    let set = sched_getaffinity(thread)?;
-    let cpus: Vec<u32> = (0..CpuSet::MAX_CPU)
-        .filter(|&cpu| set.is_set(cpu))
-        .map(|cpu| cpu as u32)
-        .collect();
+    let cpus = cpu::bound_to(thread)?;
     Ok(topology.node_of_cpus(&cpus))
 }
 
@@ -69,6 +50,6 @@ pub fn pinned_node(thread: Option<Pid>, topology: &Topology) -> io::Result<Optio
 ///
 /// What `getcpu(2)` says.
 pub fn current_node() -> io::Result<NumaNode> {
-    let number = calls::current_node()?;
+    let number = numa::current_node()?;
     NumaNode::new(number).ok_or_else(|| io::Error::other(format!("NUMA node {number}?")))
 }

@@ -9,10 +9,9 @@
 //! want of it.
 //!
 //! To read: `topology` (what the machine has, from sysfs), `placement` (wishes and outcomes),
-//! `affinity` (where threads run), `process` (where other processes' memory lies), `calls` (the system calls).
+//! `affinity` (where threads run), `process` (where other processes' memory lies).
 
 mod affinity;
-mod calls;
 mod list;
 mod placement;
 mod process;

@@ -15,12 +15,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use rustix::io::Errno;
-use rustix::process::Pid;
-
 use super::affinity::{current_node, pinned_node};
-use super::calls;
 use super::topology::{NumaNode, Topology, TopologyError};
+use crate::sys::{Errno, Pid, numa};
 
 /// The share of the pages, in percent, that has to lie on the node for it to count as placed.
 const PLACED_PERCENT: u8 = 99;
@@ -161,7 +158,7 @@ impl Placement {
         }
         let topology = Topology::of_machine();
         Wish(self.node(topology).and_then(|node| {
-            calls::prefer(span.address, span.len_bytes, node.get())
+            numa::prefer(span.address, span.len_bytes, node.get())
                 .map_err(|error| Reason::of("mbind", Some(node), error))?;
             Ok(node)
         }))
@@ -257,7 +254,7 @@ impl Span {
         let pages = self.len_bytes.div_ceil(PAGE_BYTES);
         let mut residence = Residence::default();
         for page in (0..pages).step_by(pages.div_ceil(MAX_LOOKED_AT).max(1)) {
-            let node = calls::node_of_page(self.address + page * PAGE_BYTES)
+            let node = numa::node_of_page(self.address + page * PAGE_BYTES)
                 .map_err(|error| Reason::of("get_mempolicy", None, error))?;
             let node = NumaNode::new(node)
                 .ok_or_else(|| Reason::Unknown(format!("a page on NUMA node {node}")))?;

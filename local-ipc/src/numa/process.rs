@@ -3,10 +3,9 @@
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 
-use rustix::process::Pid;
-
 use super::placement::Residence;
 use super::topology::NumaNode;
+use crate::sys::Pid;
 
 /// How the kernel names our memory files in lists of mappings.
 const OURS: &str = "/memfd:weft-";

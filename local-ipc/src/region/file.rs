@@ -12,15 +12,10 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-
-use rustix::fd::OwnedFd;
-use rustix::fs::OFlags;
-use rustix::io::Errno;
 
 use super::{Draft, Options, allocate_object};
 use crate::error::RegionError;
+use crate::sys::{OwnedFd, file};
 
 /// A file that is read like a region.
 #[derive(Debug)]
@@ -40,28 +35,8 @@ impl FileRegion {
     /// gives no right to read it, or if the system does not tell, or does not let it be opened for
     /// reading alone.
     pub fn open(fd: OwnedFd) -> Result<Self, RegionError> {
-        let system = |error: io::Error| RegionError::system("examine", error);
-        let flags = rustix::fs::fcntl_getfl(&fd).map_err(|error| system(error.into()))?;
-        let mut file = File::from(fd);
-        // First of all: to open a device once more may set something going.
-        let mut metadata = file.metadata().map_err(system)?;
-        if !metadata.is_file() {
-            return Err(RegionError::NotMemory);
-        }
-        let access = flags & OFlags::ACCMODE;
-        if flags.contains(OFlags::PATH) || access == OFlags::WRONLY {
-            // We might be allowed to open it for reading, and would read for somebody who is not.
-            return Err(RegionError::system("read", Errno::BADF));
-        }
-        if access != OFlags::RDONLY {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-            file = File::open(path).map_err(system)?;
-            metadata = file.metadata().map_err(system)?;
-        }
-        Ok(Self {
-            file,
-            bytes: metadata.len(),
-        })
+        let (file, bytes) = file::for_reading(File::from(fd))?;
+        Ok(Self { file, bytes })
     }
 
     /// How many bytes it had when it was opened.
@@ -83,7 +58,7 @@ impl FileRegion {
     /// `UnexpectedEof` if they do not all lie in the file, because it was cut off or never had them;
     /// else as `pread(2)`.
     pub fn copy_to(&self, offset: u64, to: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(to, offset).map_err(|error| {
+        file::read_exact_at(&self.file, to, offset).map_err(|error| {
             if error.kind() == ErrorKind::UnexpectedEof {
                 let end = offset.saturating_add(to.len() as u64);
                 let text = format!("the file ends before byte {end}: it was cut off");

@@ -26,20 +26,13 @@ mod file;
 mod owned;
 mod reader;
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-use rustix::io::Errno;
-
 use crate::error::RegionError;
+use crate::sys::memory::{self, MemoryFile};
+use crate::sys::{OwnedFd, Stage};
 
 pub use self::file::FileRegion;
 pub use self::owned::{Draft, Freeze, Shared, allocate_object, allocate_placed, change_owner};
 pub use self::reader::{Frozen, Handed};
-
-/// `tmpfs`, the file system behind memory files of small pages.
-const TMPFS: u64 = 0x0102_1994;
-/// `hugetlbfs`, that behind memory files of huge pages.
-const HUGETLBFS: u64 = 0x9584_58f6;
 
 /// The size of a huge page that is asked for.
 const HUGE_PAGE_BYTES: u64 = 2 << 20;
@@ -63,103 +56,40 @@ pub enum Pages {
     Huge,
 }
 
-/// What nobody can undo, once a reader has seen it: the region's size, and that no writable mapping is
-/// made any more. Not `F_SEAL_SEAL`: the region may be frozen later.
-fn shared_seals() -> SealFlags {
-    SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE
-}
-
-/// Of a region that nobody can write.
-fn frozen_seals() -> SealFlags {
-    SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE
-}
-
 /// From this size on the machine is asked first whether it has so much. The kernel does not say no to
 /// a memory file that it has no memory for: it ends processes until it has, or none is left.
 const ASK_FROM_BYTES: u64 = 16 << 20;
 
-/// What the machine can still give out without taking it from anybody, in bytes: `MemAvailable` of
-/// `proc_meminfo(5)`. A control group may have less, and answers for itself.
-fn available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    kibibytes.checked_mul(1024)
-}
-
 /// A memory file, not sealed yet: with all of its memory if its pages are huge, else without (see
 /// [`allocate`]).
-fn memory_file(bytes: u64, options: Options) -> Result<(OwnedFd, Pages), RegionError> {
+fn memory_file(bytes: u64, options: Options) -> Result<(MemoryFile, Pages), RegionError> {
     if bytes == 0 || i64::try_from(bytes).is_err() {
         return Err(RegionError::Size { bytes });
     }
-    if bytes >= ASK_FROM_BYTES && available_bytes().is_some_and(|available| available < bytes) {
+    let short = |available| available < bytes;
+    if bytes >= ASK_FROM_BYTES && memory::available_bytes().is_some_and(short) {
         return Err(RegionError::OutOfMemory { bytes });
     }
+    let name = "weft-region";
     if options.huge && bytes.is_multiple_of(HUGE_PAGE_BYTES) {
-        let huge = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
         // No reserved pages, no right, no support: small ones do.
-        if let Ok(fd) = new_file(bytes, huge).and_then(|fd| allocate(&fd, bytes).map(|()| fd)) {
-            return Ok((fd, Pages::Huge));
+        let allocated = |file: MemoryFile| file.allocate(0, bytes).map(|()| file);
+        if let Ok(file) = MemoryFile::create_huge(name, bytes).and_then(allocated) {
+            return Ok((file, Pages::Huge));
         }
     }
-    new_file(bytes, MemfdFlags::empty()).map(|fd| (fd, Pages::Small))
+    MemoryFile::create(name, bytes).map(|file| (file, Pages::Small))
 }
 
-fn new_file(bytes: u64, pages: MemfdFlags) -> Result<OwnedFd, RegionError> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | pages;
-    let fd = match rustix::fs::memfd_create("weft-region", flags | MemfdFlags::NOEXEC_SEAL) {
-        // Linux before 6.3 does not know that flag.
-        Err(Errno::INVAL) => rustix::fs::memfd_create("weft-region", flags),
-        other => other,
-    }
-    .map_err(|error| RegionError::system("create", error))?;
-    rustix::fs::ftruncate(&fd, bytes).map_err(|error| RegionError::system("size", error))?;
-    Ok(fd)
-}
-
-/// Gets all of a file's memory.
-fn allocate(fd: &OwnedFd, bytes: u64) -> Result<(), RegionError> {
-    match rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, bytes) {
-        Ok(()) => Ok(()),
-        Err(Errno::NOMEM | Errno::NOSPC) => Err(RegionError::OutOfMemory { bytes }),
-        Err(error) => Err(RegionError::system("allocate", error)),
-    }
-}
-
-fn seal(fd: &OwnedFd, seals: SealFlags) -> Result<(), Errno> {
-    rustix::fs::fcntl_add_seals(fd, seals)
-}
-
-/// Checks what a peer handed over: seals first, then what they keep true. Returns its size in bytes.
+/// Checks what a peer handed over, before it is mapped. Returns its size in bytes.
 ///
 /// A liar may have its memory in another place than where it is read, even beyond the end. Its missing
 /// pages are then made in our name; `most_bytes` bounds that.
-fn examine(fd: &OwnedFd, required: SealFlags, most_bytes: u64) -> Result<u64, RegionError> {
-    let system = |error| RegionError::system("examine", error);
-    let seals = rustix::fs::fcntl_get_seals(fd).map_err(|error| match error {
-        Errno::INVAL => RegionError::NotMemory,
-        error => system(error),
-    })?;
-    if !seals.contains(required) {
-        return Err(RegionError::NotSealed {
-            seals: seals.bits(),
-        });
-    }
-    let kind = rustix::fs::fstatfs(fd).map_err(system)?.f_type as u64;
-    if kind != TMPFS && kind != HUGETLBFS {
-        return Err(RegionError::NotMemory);
-    }
-    let stat = rustix::fs::fstat(fd).map_err(system)?;
-    let bytes = stat.st_size as u64;
+fn examine(fd: &OwnedFd, stage: Stage, most_bytes: u64) -> Result<u64, RegionError> {
+    let bytes = memory::examine(fd, stage)?;
     if bytes == 0 || bytes > most_bytes {
         return Err(RegionError::Size { bytes });
     }
-    let allocated = (stat.st_blocks as u64).saturating_mul(512);
-    if allocated < bytes {
-        return Err(RegionError::NotAllocated { allocated, bytes });
-    }
+    memory::check_allocated(fd, bytes)?;
     Ok(bytes)
 }

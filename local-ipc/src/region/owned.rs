@@ -1,14 +1,13 @@
 //! The owner's side: filling, sharing, freezing, giving away.
 #![expect(unsafe_code, reason = "a slice over memory that nobody else has")]
 
-use rustix::fd::OwnedFd;
-use rustix::fs::SealFlags;
-
 use super::reader::Frozen;
-use super::{Options, Pages, allocate, frozen_seals, memory_file, seal, shared_seals};
+use super::{Options, Pages, memory_file};
 use crate::error::RegionError;
 use crate::numa::{Outcome, Placement};
 use crate::raw::{OwnMemory, PeerMemory};
+use crate::sys::memory::MemoryFile;
+use crate::sys::{OwnedFd, Stage};
 
 /// Makes a region of so many bytes, all zero, for its owner alone.
 ///
@@ -30,13 +29,13 @@ pub fn allocate_placed(
     options: Options,
     placement: Placement,
 ) -> Result<(Draft, Outcome), RegionError> {
-    let (fd, pages) = memory_file(bytes, options)?;
+    let (file, pages) = memory_file(bytes, options)?;
     let len = usize::try_from(bytes).map_err(|_| RegionError::Size { bytes })?;
-    let memory = OwnMemory::map(&fd, len)?;
+    let memory = OwnMemory::map(&file, len)?;
     // Only pages that are allocated afterwards follow it.
     let wish = placement.wish(memory.pages());
     if pages == Pages::Small {
-        allocate(&fd, bytes)?;
+        file.allocate(0, bytes)?;
     }
     let outcome = wish.outcome(memory.pages());
     if options.huge && pages == Pages::Small {
@@ -46,7 +45,7 @@ pub fn allocate_placed(
         memory.populate()?;
     }
     let region = Owned {
-        fd,
+        file,
         memory,
         len,
         pages,
@@ -57,7 +56,7 @@ pub fn allocate_placed(
 /// What the owner of a region holds: the only writable mapping.
 #[derive(Debug)]
 struct Owned {
-    fd: OwnedFd,
+    file: MemoryFile,
     memory: OwnMemory,
     len: usize,
     pages: Pages,
@@ -108,7 +107,9 @@ impl Draft {
     /// [`RegionError::System`].
     #[doc(alias = "CreateSharedRegion")]
     pub fn create_shared_region(self) -> Result<Shared, RegionError> {
-        seal(&self.region.fd, shared_seals())
+        self.region
+            .file
+            .seal(Stage::Shared)
             .map_err(|error| RegionError::system("seal", error))?;
         Ok(Shared {
             region: self.region,
@@ -122,12 +123,12 @@ impl Draft {
     /// [`RegionError::System`].
     pub fn freeze(self) -> Result<Frozen, RegionError> {
         let Owned {
-            fd, memory, len, ..
+            file, memory, len, ..
         } = self.region;
         drop(memory);
-        seal(&fd, frozen_seals() | SealFlags::SEAL)
+        file.seal(Stage::Frozen)
             .map_err(|error| RegionError::system("freeze", error))?;
-        Frozen::open(fd, len as u64)
+        Frozen::open(file.into_shared(), len as u64)
     }
 }
 
@@ -191,10 +192,7 @@ impl Shared {
     /// [`RegionError::System`] if this process has no descriptor left.
     #[doc(alias = "ShareRegion")]
     pub fn share_region(&self) -> Result<OwnedFd, RegionError> {
-        self.region
-            .fd
-            .try_clone()
-            .map_err(|error| RegionError::system("share", error))
+        self.region.file.share()
     }
 
     /// Gives up the right to write it, for good. In its place if no reader has spoilt that, else by
@@ -205,11 +203,13 @@ impl Shared {
     /// [`RegionError`] if the copy cannot be made.
     pub fn freeze(self) -> Result<Freeze, RegionError> {
         let Owned {
-            fd, memory, len, ..
+            file, memory, len, ..
         } = self.region;
         // The last writable mapping.
         drop(memory);
-        if seal(&fd, frozen_seals() | SealFlags::SEAL).is_ok() {
+        let sealed = file.seal(Stage::Frozen).is_ok();
+        let fd = file.into_shared();
+        if sealed {
             return Frozen::open(fd, len as u64).map(Freeze::InPlace);
         }
         let old = PeerMemory::map(&fd, len)?;

@@ -1,11 +1,11 @@
 //! The reader's side: what a peer handed over, checked before it is mapped.
 
-use rustix::fd::OwnedFd;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{examine, frozen_seals, shared_seals};
+use super::examine;
 use crate::error::RegionError;
 use crate::raw::{FrozenMemory, PeerMemory};
+use crate::sys::{OwnedFd, Stage};
 
 /// A region that its owner may still write. Gives out copies only.
 #[derive(Debug)]
@@ -25,9 +25,9 @@ impl Handed {
     ///
     /// [`RegionError`] says which check failed.
     pub fn open(fd: &OwnedFd, most_bytes: u64) -> Result<Self, RegionError> {
-        let bytes = examine(fd, shared_seals(), most_bytes).or_else(|error| {
+        let bytes = examine(fd, Stage::Shared, most_bytes).or_else(|error| {
             // A frozen one is all of that and more.
-            examine(fd, frozen_seals(), most_bytes).map_err(|_| error)
+            examine(fd, Stage::Frozen, most_bytes).map_err(|_| error)
         })?;
         let len = usize::try_from(bytes).map_err(|_| RegionError::Size { bytes })?;
         let memory = PeerMemory::map(fd, len)?;
@@ -88,7 +88,7 @@ impl Frozen {
     ///
     /// [`RegionError`] says which check failed.
     pub fn open(fd: OwnedFd, most_bytes: u64) -> Result<Self, RegionError> {
-        let bytes = examine(&fd, frozen_seals(), most_bytes)?;
+        let bytes = examine(&fd, Stage::Frozen, most_bytes)?;
         let len = usize::try_from(bytes).map_err(|_| RegionError::Size { bytes })?;
         let memory = FrozenMemory::map(&fd, len)?;
         Ok(Self { fd, memory })

@@ -18,7 +18,9 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use crate::credentials::{self, PeerCredentials};
+use super::credentials;
+
+pub use super::credentials::PeerCredentials;
 
 /// The longest packet, in bytes. A longer one is refused on both sides.
 pub const MAX_SIDE_BYTES: usize = 64 * 1024;

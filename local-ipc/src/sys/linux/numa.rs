@@ -8,7 +8,7 @@ use std::ptr;
 
 use rustix::io::Errno;
 
-use super::topology::MAX_NODES;
+use crate::numa::MAX_NODES;
 
 /// `get_mempolicy` answers with a node, not a policy: `MPOL_F_NODE` of `linux/mempolicy.h`.
 const MPOL_F_NODE: libc::c_ulong = 1;
@@ -19,7 +19,7 @@ const WORD_BITS: u32 = libc::c_ulong::BITS;
 
 /// Asks for the pages of a span that are not allocated yet to come from `node` (below
 /// [`MAX_NODES`]), or from another if that has none: `mbind` with `MPOL_PREFERRED`.
-pub(super) fn prefer(address: usize, len_bytes: usize, node: u32) -> Result<(), Errno> {
+pub(crate) fn prefer(address: usize, len_bytes: usize, node: u32) -> Result<(), Errno> {
     let mut mask: [libc::c_ulong; (MAX_NODES / WORD_BITS) as usize] = Default::default();
     mask[(node / WORD_BITS) as usize] = 1 << (node % WORD_BITS);
     // SAFETY: `mask` is live and has `MAX_NODES` bits; the kernel reads one bit less than it is
@@ -40,7 +40,7 @@ pub(super) fn prefer(address: usize, len_bytes: usize, node: u32) -> Result<(), 
 
 /// The node on which the page at an address lies. A page that is mapped but not allocated is
 /// allocated by this.
-pub(super) fn node_of_page(address: usize) -> Result<u32, Errno> {
+pub(crate) fn node_of_page(address: usize) -> Result<u32, Errno> {
     let mut node: libc::c_int = -1;
     // SAFETY: `node` is live and writable; with these flags it is the only thing written. The mask
     // may be null with a length of 0.
@@ -59,7 +59,7 @@ pub(super) fn node_of_page(address: usize) -> Result<u32, Errno> {
 }
 
 /// The node of the processor that this thread runs on now.
-pub(super) fn current_node() -> Result<u32, Errno> {
+pub(crate) fn current_node() -> Result<u32, Errno> {
     let mut node: libc::c_uint = 0;
     // SAFETY: `node` is live and writable; the other two may be null.
     let result = unsafe {
