@@ -152,7 +152,7 @@ fn wait_one(bell: &Bell, seen: u32, deadline: Option<Instant>) -> Wait {
         if left == Some(Duration::ZERO) {
             return Wait::TimedOut;
         }
-        wait::sleep_on(bell.word().0, seen, left);
+        wait::sleep_on(bell.word().0, seen, left, || bell.is_superseded());
     }
 }
 

@@ -60,7 +60,7 @@ impl OwnHalf {
     ) -> Result<(Self, Outcome), RegionError> {
         let geometry = geometry.check()?;
         start.check()?;
-        let file = MemoryFile::create("weft-half", geometry.region_bytes())?;
+        let mut file = MemoryFile::create("weft-half", geometry.region_bytes())?;
         let memory = OwnMemory::map(&file, geometry.region_bytes() as usize)?;
         // Only pages that are allocated afterwards follow it.
         let wish = placement.wish(memory.pages());
@@ -69,6 +69,9 @@ impl OwnHalf {
         write_header(&memory, geometry, &start);
         file.seal(Stage::Half)
             .map_err(|error| RegionError::system("seal", error))?;
+        if geometry.growth == 0 {
+            file.has_all();
+        }
         let half = Self {
             memory,
             geometry,

@@ -27,7 +27,7 @@
 #[cfg(not(any(loom, shuttle)))]
 mod adaptive;
 mod arena;
-#[cfg(all(feature = "tokio", not(any(loom, shuttle))))]
+#[cfg(all(feature = "tokio", not(any(loom, shuttle, weft_portable))))]
 mod asynchronous;
 mod bell;
 #[cfg(not(any(loom, shuttle)))]
@@ -87,25 +87,29 @@ pub use {
     slot::{Header, Payload},
     spin::Spin,
     swap::{Swapper, connect},
+    sys::ENFORCED,
     sys::doorbell::Doorbell,
-    sys::process::{die_with_parent, harden_process},
     typed::Plain,
 };
+
+#[cfg(target_os = "linux")]
+pub use sys::process::{die_with_parent, harden_process};
 
 #[cfg(not(any(loom, shuttle)))]
 pub use {
     bell::wait_any,
     cores::spinning_can_help,
     inbox::{AddError, Event, Inbox, Left, MAX_MEMBERS, MemberId, Message, Nudge, Row, Why},
-    sys::side::{
-        MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, PeerCredentials, SideError, SideListener,
-        SideSocket,
-    },
     waiter::{NAPS_IN_VAIN, Waiter, Wake},
     watcher::{Ring, WatchId, Watcher},
 };
 
-#[cfg(all(feature = "tokio", not(any(loom, shuttle))))]
+#[cfg(all(target_os = "linux", not(any(loom, shuttle))))]
+pub use sys::side::{
+    MAX_DESCRIPTORS, MAX_SIDE_BYTES, Packet, PeerCredentials, SideError, SideListener, SideSocket,
+};
+
+#[cfg(all(feature = "tokio", not(any(loom, shuttle, weft_portable))))]
 pub use asynchronous::{AsyncReceiver, AsyncSendError, AsyncSender, RecvError, asynchronous};
 
 #[cfg(all(feature = "floor", not(any(loom, shuttle))))]

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use crate::bell::{self, Bell, Wait};
 use crate::swap::Swapper;
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::{AsFd, BorrowedFd, OwnedFd, side};
+use crate::sys::BorrowedFd;
+use crate::sys::side::Watched as Side;
 
 /// A hang-up is noticed after at most this long.
 const HANG_UP_EVERY: Duration = Duration::from_millis(50);
@@ -63,7 +64,7 @@ struct Watched {
     bell: Bell,
     seen: u32,
     /// `Some(None)` if it could not be copied.
-    side: Option<Option<OwnedFd>>,
+    side: Option<Option<Side>>,
     on_ring: OnRing,
 }
 
@@ -108,7 +109,7 @@ impl Watcher {
         side: Option<BorrowedFd<'_>>,
         on_ring: OnRing,
     ) -> WatchId {
-        let side = side.map(|side| side.try_clone_to_owned().ok());
+        let side = side.map(|side| Side::of(side).ok());
         let bell = swapper.bell();
         let watched = Watched {
             swapper: swapper.clone(),
@@ -209,9 +210,8 @@ fn listen(watched: &mut Watched) {
 }
 
 fn look_for_hang_up(watched: &mut Watched) {
-    let hung_up = |side: &OwnedFd| side::has_hung_up(side.as_fd());
     if let Some(side) = &watched.side
-        && side.as_ref().is_none_or(hung_up)
+        && side.as_ref().is_none_or(Side::has_hung_up)
     {
         watched.side = None;
         tell(&watched.on_ring, Ring::HangUp);

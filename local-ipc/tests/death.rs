@@ -139,7 +139,10 @@ impl Held {
         let shared = shared.unwrap().trim().trim_end_matches("kB").trim();
         Self {
             descriptors: std::fs::read_dir("/proc/self/fd").unwrap().count(),
-            halves: maps.lines().filter(|line| line.contains("memfd:")).count(),
+            halves: maps
+                .lines()
+                .filter(|line| line.contains("weft-half"))
+                .count(),
             shared_kib: shared.parse().unwrap(),
         }
     }

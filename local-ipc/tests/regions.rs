@@ -1,4 +1,7 @@
 //! What the kernel refuses to everybody, the owner included, once a half is sealed.
+// Without the kernel's help some of it is refused to whoever has the descriptor, and nothing to who opens
+// the file again: see `sys::portable::memory`, with tests of its own.
+#![cfg(not(weft_portable))]
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Channels under tokio. Built with the feature `tokio`.
-#![cfg(feature = "tokio")]
+//! Channels under tokio. Built with the feature `tokio`, where there are doorbells.
+#![cfg(all(feature = "tokio", not(weft_portable)))]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;

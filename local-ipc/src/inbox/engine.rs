@@ -16,7 +16,7 @@ use super::{AddError, Left, MAX_MEMBERS, MemberId, Message, Why};
 use crate::bell::Bell;
 use crate::receiver::{Received, Receiver};
 use crate::sys::doorbell::Doorbell;
-use crate::sys::{AsFd, Heard, OwnedFd};
+use crate::sys::{Heard, OwnedFd, borrowed};
 use crate::waiter::{Waiter, Wake};
 
 /// How many hot members are looked at for each message, beyond the one whose turn it is.
@@ -182,7 +182,7 @@ impl<K> Engine<K> {
             .and_then(Option::as_mut)
             .filter(|member| member.generation == id.generation && member.side.is_none())
             .ok_or(io::ErrorKind::NotFound)?;
-        self.alarm.add_side(side.as_fd(), id.index)?;
+        self.alarm.add_side(borrowed(&side), id.index)?;
         member.side = Some(side);
         Ok(())
     }
@@ -483,7 +483,7 @@ impl<K> Engine<K> {
                         && let Some(side) = &member.side
                         && !member.hung_up
                     {
-                        self.alarm.remove_side(side.as_fd(), index);
+                        self.alarm.remove_side(borrowed(side), index);
                         member.hung_up = true;
                         self.warm(index);
                     }
@@ -539,7 +539,7 @@ impl<K> Engine<K> {
         if let Some(side) = &member.side
             && !member.hung_up
         {
-            self.alarm.remove_side(side.as_fd(), index);
+            self.alarm.remove_side(borrowed(side), index);
         }
         if let Some(listening) = &member.listening {
             self.alarm.listen_no_more(listening);

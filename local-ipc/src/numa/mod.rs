@@ -17,6 +17,8 @@ mod placement;
 mod process;
 mod topology;
 
+#[cfg(not(target_os = "linux"))]
+pub use crate::sys::{Errno, Pid};
 pub use affinity::{current_node, pin_to_cpus, pin_to_node, pinned_node};
 pub use placement::{Outcome, Placement, Reason, Residence, Span};
 pub use process::residence_of_process;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test crate uses its part")]
 
 pub(crate) mod other;
+pub(crate) mod regions;
 
 use weft_local_ipc::*;
 use weft_types::{MessageKind, Sequence, TypeIndex};

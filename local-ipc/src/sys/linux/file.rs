@@ -41,3 +41,9 @@ pub(crate) fn for_reading(mut file: File) -> Result<(File, u64), RegionError> {
 pub(crate) fn read_exact_at(file: &File, to: &mut [u8], offset: u64) -> io::Result<()> {
     file.read_exact_at(to, offset)
 }
+
+/// Writes all bytes at an offset.
+#[cfg(weft_portable)]
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
+}

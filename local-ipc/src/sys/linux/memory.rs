@@ -65,6 +65,9 @@ impl MemoryFile {
         }
     }
 
+    /// No more memory will be asked for. The descriptor that is handed over is the only one there is.
+    pub(crate) fn has_all(&mut self) {}
+
     /// Makes it what readers may rely on. For [`Stage::Frozen`] no writable mapping may be left.
     pub(crate) fn seal(&self, stage: Stage) -> std::io::Result<()> {
         let last = match stage {

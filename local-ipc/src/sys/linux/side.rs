@@ -347,8 +347,22 @@ fn socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A socket whose hang-up is looked for, by a descriptor of our own.
+#[derive(Debug)]
+pub(crate) struct Watched(OwnedFd);
+
+impl Watched {
+    pub(crate) fn of(side: BorrowedFd<'_>) -> io::Result<Self> {
+        side.try_clone_to_owned().map(Self)
+    }
+
+    pub(crate) fn has_hung_up(&self) -> bool {
+        has_hung_up(self.0.as_fd())
+    }
+}
+
 /// Whether the other end of this socket is gone.
-pub(crate) fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
+fn has_hung_up(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
     matches!(
         rustix::event::poll(&mut fds, Some(&Timespec::default())),

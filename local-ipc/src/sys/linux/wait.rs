@@ -54,8 +54,14 @@ pub(crate) fn sleep(words: &[futex::Wait], left: Option<Duration>) {
     }
 }
 
-/// As [`sleep`] on one word of a region: half the price.
-pub(crate) fn sleep_on(word: &AtomicU32, value: u32, left: Option<Duration>) {
+/// As [`sleep`] on one word of a region: half the price. Whoever says that something is over wakes as
+/// well, so the kernel need not be told of that.
+pub(crate) fn sleep_on(
+    word: &AtomicU32,
+    value: u32,
+    left: Option<Duration>,
+    _is_over: impl Fn() -> bool,
+) {
     let left_spec = left.map(timespec);
     match futex::wait(word, futex::Flags::empty(), value, left_spec.as_ref()) {
         Ok(()) | Err(Errno::AGAIN | Errno::TIMEDOUT | Errno::INTR) => {}
