@@ -14,7 +14,9 @@
 //!
 //! The kernel enforces it by seals (`fcntl(2)`, `F_ADD_SEALS`): from `Shared` on, nobody gets a writable
 //! mapping; from `Frozen` on there is none. A reader checks seals, size and memory before it maps.
-//! Root, and who may `ptrace` the owner, stand outside of this.
+//! Root, and who may `ptrace` the owner, stand outside of this. Without the kernel's help
+//! ([`crate::ENFORCED`] says so) a frozen region is copied when it is opened, so that it can be borrowed
+//! all the same.
 //!
 //! Memory is taken when a region is made, so that no access to it can fail later; if there is none,
 //! making it fails.

@@ -73,7 +73,8 @@ impl Draft {
     #[must_use]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         // SAFETY: the descriptor has not left this value, so no other mapping exists; `self` is
-        // borrowed for as long as the slice lives.
+        // borrowed for as long as the slice lives. (Who makes one all the same, as the portable backend
+        // cannot rule out, is our own user and breaks into our memory: see `sys::portable`.)
         unsafe { self.region.memory.span(0, self.region.len) }
     }
 

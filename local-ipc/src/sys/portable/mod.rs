@@ -8,6 +8,8 @@
 //!   it can only be read. But another process of the same user may find a way to open the file again
 //!   and write it; who cannot trust its own user has to use the other backend. So nothing is ever
 //!   borrowed from a file: a frozen region is *copied* when it is opened.
+//!   Its owner has slices over what it alone should write (drafts, loans): who breaks in there from
+//!   outside races with them.
 //! - **Size.** A peer of the same user that manages to cut its file off kills its reader, where the system
 //!   sends a signal for that (`SIGBUS`). It gains nothing else by it.
 //! - **Memory.** Files are written once, so that a full disk is an error when a region is made. A peer's
