@@ -431,7 +431,10 @@ fn dawdle(mut end: End) {
         }
         assert_eq!(numbered(&body), next);
         next += 1;
-        if next % 100 == 0 {
+        if next % 1000 == 0 {
+            // Long enough for the slowest sender, an emulated one, to run out of room.
+            std::thread::sleep(Duration::from_millis(20));
+        } else if next % 100 == 0 {
             std::thread::sleep(Duration::from_micros(200));
         }
         end.receiver.finish(LANE, got.sequence.next());

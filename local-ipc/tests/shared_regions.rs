@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use weft_local_ipc::RegionError;
 use weft_local_ipc::region::{
-    FileRegion, Freeze, Frozen, Handed, Options, Pages, Shared, allocate_object, change_owner,
+    FileRegion, Freeze, Frozen, Handed, Options, Pages, allocate_object, change_owner,
 };
 
 /// More than any region here has.

@@ -5,7 +5,7 @@
 mod common;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -107,7 +107,7 @@ fn a_receiver_that_parks_at_random_loses_nothing_between_threads() {
 #[test]
 fn a_receiver_that_parks_at_random_loses_nothing_between_processes() {
     let (side, far) = SideSocket::pair().unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let mut child = common::other::again()
         .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
         .env(ROLE, "send")
         .stdin(Stdio::from(OwnedFd::from(far)))

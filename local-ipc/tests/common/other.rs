@@ -14,10 +14,24 @@ const ROLE: &str = "WEFT_TEST_ROLE";
 /// How long a test waits for what comes at once unless something is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// This binary, to be run once more: by the emulator and its arguments in `WEFT_TEST_RUNNER`, if that is
+/// what runs us (then the system cannot).
+pub(crate) fn again() -> Command {
+    let exe = std::env::current_exe().unwrap();
+    let runner = std::env::var("WEFT_TEST_RUNNER").unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(emulator) = words.next() else {
+        return Command::new(exe);
+    };
+    let mut command = Command::new(emulator);
+    command.args(words).arg(exe);
+    command
+}
+
 /// Starts this binary as a process that runs the ignored test `the_other_process`.
 pub(crate) fn spawn(role: &str) -> (Child, SideSocket) {
     let (side, far) = SideSocket::pair().unwrap();
-    let child = Command::new(std::env::current_exe().unwrap())
+    let child = again()
         .args(["--exact", "the_other_process", "--ignored", "--nocapture"])
         .env(ROLE, role)
         .stdin(Stdio::from(OwnedFd::from(far)))
