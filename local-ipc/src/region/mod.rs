@@ -63,7 +63,7 @@ pub enum Pages {
 const ASK_FROM_BYTES: u64 = 16 << 20;
 
 /// A memory file, not sealed yet: with all of its memory if its pages are huge, else without (see
-/// [`allocate`]).
+/// [`MemoryFile::allocate`]).
 fn memory_file(bytes: u64, options: Options) -> Result<(MemoryFile, Pages), RegionError> {
     if bytes == 0 || i64::try_from(bytes).is_err() {
         return Err(RegionError::Size { bytes });
