@@ -24,6 +24,7 @@ use crate::channel::{Channel, Entry};
 use crate::dynamic::DynamicEndpoint;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, system};
+use crate::heap::Heap;
 use crate::link::{Incoming, Link, Request};
 use crate::room::{Lease, Room};
 
@@ -351,6 +352,13 @@ impl Domain {
     /// The memory that this domain may take.
     pub(crate) fn room(&self) -> &Arc<Room> {
         &self.shared.room
+    }
+
+    /// A heap for up to `objects` objects at a time, without memory yet: see [`Heap::grow`]. It is for
+    /// one peer, or for the group of a broadcast, since who borrows from it can read all of it.
+    #[must_use]
+    pub fn heap(&self, objects: u32) -> Heap {
+        Heap::new(Arc::clone(self.room()), objects)
     }
 
     /// Asks the security service.

@@ -4,11 +4,12 @@
 //! memory manager is asked for more. An app asks when it opens a channel and waits for the answer. A
 //! service must wait for nothing but messages: its node may be waiting for it, or be stopped. It
 //! asks ahead, for several channels at once, and goes on. Room for a queue that grows is asked for by
-//! itself and looked for later ([`crate::growth`]); nothing that is kept for channels goes into it. To
-//! give back is never waited for by anyone.
+//! itself and looked for later ([`crate::growth`]); nothing that is kept for channels goes into it. So
+//! is room for an extent of a heap ([`crate::heap`]), of which the memory manager has to know the NUMA
+//! node. To give back is never waited for by anyone.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use weft_contract::{Accepts, Message};
@@ -129,20 +130,31 @@ impl Room {
             if outcome? {
                 return Ok(self.lease(bytes));
             }
-            let (bell, value, ready) = account.listen();
-            let gone = account.link.side().hung_up();
-            let late = Instant::now() >= deadline;
-            if let Some(asked) = question.filter(|_| gone || late) {
-                account.waited.remove(&asked);
+            sleep(account, question, deadline)?;
+        }
+    }
+
+    /// Takes `bytes` for an extent on a NUMA node (`None`: wherever), and waits for the memory manager,
+    /// which is always asked. What is free here is for channels, and granted for no node.
+    ///
+    /// # Errors
+    ///
+    /// `OverBudget`; `Rejected` if the machine has no such node; else as [`Self::take`].
+    pub(crate) fn take_extent(
+        self: &Arc<Self>,
+        bytes: u64,
+        numa_node: Option<u32>,
+    ) -> Result<Lease, Error> {
+        let request = RequestExtent { bytes, numa_node };
+        let index = <Memory as Accepts<RequestExtent>>::INDEX;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let mut question = None;
+        loop {
+            let mut account = lock(&self.0);
+            if let Some(bytes) = account.try_apart(index, &request, &mut question)? {
+                return Ok(self.lease(bytes));
             }
-            drop(account);
-            if gone || late {
-                return Err(unanswered(gone));
-            }
-            if !ready {
-                // Whatever woke us, we look again.
-                let _ = wait_any(&[(bell, value)], Some(LOOK_AROUND));
-            }
+            sleep(account, question, deadline)?;
         }
     }
 
@@ -205,34 +217,15 @@ impl Room {
         bytes: u64,
         question: &mut Option<Sequence>,
     ) -> Result<Option<Lease>, Error> {
-        let mut account = lock(&self.0);
-        account.hear()?;
-        let Some(asked) = *question else {
-            let request = RequestGrowth { channel, bytes };
-            *question = account.ask_for(<Memory as Accepts<RequestGrowth>>::INDEX, &request)?;
-            let waited = question.map(|asked| (asked, Waited::OpenApart));
-            account.waited.extend(waited);
-            return Ok(None);
-        };
-        if account.is_open(asked) {
-            return Ok(None);
-        }
-        *question = None;
-        match account.waited.remove(&asked) {
-            Some(Waited::Apart(bytes)) => Ok(Some(self.lease(bytes))),
-            Some(Waited::Refused(refusal)) => Err(refusal.into()),
-            // Then it would be open, or was never asked apart.
-            _ => Ok(None),
-        }
+        let request = RequestGrowth { channel, bytes };
+        let index = <Memory as Accepts<RequestGrowth>>::INDEX;
+        let taken = lock(&self.0).try_apart(index, &request, question)?;
+        Ok(taken.map(|bytes| self.lease(bytes)))
     }
 
     /// Nobody comes back for this answer.
     pub(crate) fn forget(&self, question: Sequence) {
-        let mut account = lock(&self.0);
-        if let Some(Waited::Apart(bytes)) = account.waited.remove(&question) {
-            account.free_bytes += bytes;
-            account.give_back();
-        }
+        lock(&self.0).forget(question);
     }
 
     /// Whether a question has its answer.
@@ -287,6 +280,40 @@ impl Account {
         let waited = question.map(|asked| (asked, Waited::Open));
         self.waited.extend(waited);
         Ok(false)
+    }
+
+    /// What was granted to `question` alone, if its answer is here. Else sees to it that it has been
+    /// asked.
+    fn try_apart(
+        &mut self,
+        index: TypeIndex,
+        request: &impl Message,
+        question: &mut Option<Sequence>,
+    ) -> Result<Option<u64>, Error> {
+        self.hear()?;
+        let Some(asked) = *question else {
+            *question = self.ask_for(index, request)?;
+            let waited = question.map(|asked| (asked, Waited::OpenApart));
+            self.waited.extend(waited);
+            return Ok(None);
+        };
+        if self.is_open(asked) {
+            return Ok(None);
+        }
+        *question = None;
+        match self.waited.remove(&asked) {
+            Some(Waited::Apart(bytes)) => Ok(Some(bytes)),
+            Some(Waited::Refused(refusal)) => Err(refusal.into()),
+            // Then it would be open, or was never asked apart.
+            _ => Ok(None),
+        }
+    }
+
+    fn forget(&mut self, question: Sequence) {
+        if let Some(Waited::Apart(bytes)) = self.waited.remove(&question) {
+            self.free_bytes += bytes;
+            self.give_back();
+        }
     }
 
     /// Whether the memory manager still owes the answer to a question that somebody comes back for.
@@ -414,6 +441,28 @@ impl Waited {
     }
 }
 
+/// Sleeps until something may have come. Forgets the question if nothing will, or not in time.
+fn sleep(
+    mut account: MutexGuard<'_, Account>,
+    question: Option<Sequence>,
+    deadline: Instant,
+) -> Result<(), Error> {
+    let (bell, value, ready) = account.listen();
+    let gone = account.link.side().hung_up();
+    if gone || Instant::now() >= deadline {
+        if let Some(asked) = question {
+            account.forget(asked);
+        }
+        return Err(unanswered(gone));
+    }
+    drop(account);
+    if !ready {
+        // Whatever woke us, we look again.
+        let _ = wait_any(&[(bell, value)], Some(LOOK_AROUND));
+    }
+    Ok(())
+}
+
 fn encoded<M: Message>(message: &M) -> Result<Vec<u8>, Error> {
     let mut body = Vec::new();
     weft_contract::encode(message, &mut body)?;
@@ -495,19 +544,21 @@ pub(crate) mod tests {
     }
 
     /// Does `work` while a memory manager with `left` bytes answers.
-    fn managed<T>(manager: Link, left: u64, work: impl FnOnce() -> T) -> (T, Link, u64) {
+    pub(crate) fn managed<T>(manager: Link, left: u64, work: impl FnOnce() -> T) -> (T, Link, u64) {
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (mut manager, mut left, stop) = (manager, left, &stop);
             let managing = scope.spawn(move || {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(std::sync::atomic::Ordering::Acquire) {
                     manage(&mut manager, &mut left);
                     std::thread::yield_now();
                 }
+                // What was given back last: nobody waits for that.
+                manage(&mut manager, &mut left);
                 (manager, left)
             });
             let done = work();
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            stop.store(true, std::sync::atomic::Ordering::Release);
             let (manager, left) = managing.join().unwrap();
             (done, manager, left)
         })

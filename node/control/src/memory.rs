@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use weft_contract::{Message, contract};
 use weft_types::ChannelId;
 
-/// Asks for room. Refused with `OverBudget`.
+/// Asks for room. Refused with `OverBudget`, and with `Rejected` for a NUMA node that the machine does
+/// not have.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
 pub struct RequestExtent {
     /// How much, in bytes.
