@@ -35,6 +35,11 @@ static SUPERSEDED: AtomicU32 = AtomicU32::new(0);
 /// another group is heard after at most this long.
 const GROUP_SLICE: Duration = Duration::from_millis(1);
 
+/// After so many wakes a swap sleeps between them: a sleeper of lower priority on the same core would not
+/// run otherwise.
+const YIELDING_WAKES: u32 = 64;
+const WAKE_PAUSE: Duration = Duration::from_micros(50);
+
 /// A connected peer: its half and whether another has taken its place.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -62,9 +67,15 @@ impl Peer {
 
     /// Makes every wait on this peer's bell return: a successor has taken its place.
     pub(crate) fn supersede(&self) {
+        let mut wakes = 0;
         self.tenure.end(|| {
             wake_shared(self.bell.read().0);
-            std::thread::yield_now();
+            wakes += 1;
+            if wakes < YIELDING_WAKES {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(WAKE_PAUSE);
+            }
         });
         #[cfg(not(any(loom, shuttle)))]
         {
