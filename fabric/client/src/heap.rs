@@ -53,8 +53,9 @@ impl Heap {
         }
     }
 
-    /// Makes one more extent, for objects of up to `bytes` bytes and of 4 MiB at least, on a NUMA node
-    /// or, without one, where the calling thread runs. Says whether its memory lies there, or why not.
+    /// Makes one more extent, for objects of up to `bytes` bytes, on a NUMA node or, without one, where
+    /// the calling thread runs. Says whether its memory lies there, or why not. It has 4 MiB at least,
+    /// and what an object of that size takes: up to a quarter more ([`heap::block_bytes`]).
     ///
     /// Asks the memory manager and waits for it: do it ahead, and in a service before it serves. Hand
     /// the extent to each borrower ([`Self::share`]) before a message that refers to it.
@@ -70,7 +71,8 @@ impl Heap {
         numa_node: Option<NumaNode>,
     ) -> Result<(ExtentId, Outcome), Error> {
         // As the heap does it, so that what is charged is what is taken.
-        let bytes = bytes
+        let bytes = heap::block_bytes(bytes)
+            .unwrap_or(bytes)
             .max(self.least_bytes)
             .checked_next_multiple_of(PAGE_BYTES)
             .unwrap_or(u64::MAX);
@@ -231,7 +233,7 @@ mod tests {
             heap.grow(1, None).unwrap();
             heap.grow(5 * MIB + 1, None).unwrap();
         });
-        let charged = 4 * MIB + 5 * MIB + PAGE_BYTES;
+        let charged = 4 * MIB + 6 * MIB;
         assert_eq!(heap.charged_bytes(), charged);
         assert_eq!(left, 16 * MIB - charged);
 
@@ -241,8 +243,22 @@ mod tests {
         assert_eq!(manage(&mut manager, &mut left), 4 * MIB);
         drop(loan);
         drop(heap);
-        assert_eq!(manage(&mut manager, &mut left), 5 * MIB + PAGE_BYTES);
+        assert_eq!(manage(&mut manager, &mut left), 6 * MIB);
         assert_eq!(left, 16 * MIB);
+    }
+
+    #[test]
+    fn an_object_fits_the_extent_that_was_made_for_it() {
+        let (room, manager) = room();
+        managed(manager, 64 * MIB, || {
+            let mut heap = Heap::new(room, 16);
+            for object in [1, 4 * MIB + 1, 5 * MIB, 9 * MIB + 1, 15 * MIB] {
+                heap.grow(object, None).unwrap();
+                let _ = heap.loan_slice::<u8>(object as usize).unwrap();
+                assert!(heap.charged_bytes() <= object + object / 4 + 4 * MIB);
+                heap.shrink();
+            }
+        });
     }
 
     #[test]
