@@ -141,6 +141,26 @@ fn objects_have_from_no_byte_to_a_gibibyte() {
 }
 
 #[test]
+fn an_extent_for_an_object_has_the_size_of_its_block() {
+    for object in [1, 100_000, 1_100_000, MIB, 5 * MIB + 1] {
+        let bytes = block_bytes(object).unwrap();
+        assert!(bytes <= object + (object / 4).max(64), "{bytes}");
+        for (extent_bytes, is_enough) in [(bytes, true), (bytes - bytes.min(4096), false)] {
+            let limits = Limits {
+                budget_bytes: 16 * MIB,
+                extent_bytes: 4096,
+                objects: 8,
+            };
+            let mut heap = Heap::new(limits);
+            let _ = heap.extend(extent_bytes, Placement::Anywhere).unwrap();
+            let loan = heap.loan_slice::<u8>(object as usize);
+            assert_eq!(loan.is_ok(), is_enough || bytes <= 4096, "{object}");
+        }
+    }
+    assert_eq!(block_bytes(u64::MAX), None);
+}
+
+#[test]
 fn an_object_comes_back_when_it_is_dropped_and_its_message_is_done() {
     let mut lent = Lent::small();
     for _ in 0..2 {

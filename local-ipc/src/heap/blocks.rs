@@ -49,6 +49,13 @@ impl Class {
     }
 }
 
+/// How many bytes of an extent an object of so many takes: at most a quarter more, or 64 bytes. An extent
+/// for it has to be so large. `None` if no block is.
+#[must_use]
+pub fn block_bytes(object_bytes: u64) -> Option<u64> {
+    Class::of(object_bytes).map(Class::bytes)
+}
+
 /// The blocks of one extent.
 #[derive(Debug)]
 pub(super) struct Blocks {

@@ -34,6 +34,7 @@ mod notes;
 mod owner;
 mod reference;
 
+pub use self::blocks::block_bytes;
 pub use self::borrower::{AdoptError, Borrowed, Borrower};
 pub use self::extent::ExtentId;
 pub use self::loan::Loan;

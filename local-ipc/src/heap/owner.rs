@@ -215,8 +215,10 @@ impl Heap {
         }
     }
 
-    /// Makes an extent for objects of up to `bytes` bytes, in memory placed as asked, and says what
-    /// became of that wish. Takes a while (0.2 s for a GiB): do it ahead.
+    /// Makes an extent of `bytes` bytes, or of [`Limits::extent_bytes`] if that is more, in memory placed
+    /// as asked, and says what became of that wish. The largest object in it may have less:
+    /// [`block_bytes`](super::block_bytes) tells what it takes. Takes a while (0.2 s for a GiB): do it
+    /// ahead.
     ///
     /// Hand it to each borrower ([`Self::share`]) before a message that refers to it.
     ///

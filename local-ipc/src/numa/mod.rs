@@ -9,7 +9,7 @@
 //! want of it.
 //!
 //! To read: `topology` (what the machine has, from sysfs), `placement` (wishes and outcomes),
-//! `affinity` (where threads run), `process` (where other processes' memory lies), `calls` (the system calls).
+//! `affinity` (where threads run), `process` (where other processes' memory lies and may lie), `calls` (the system calls).
 
 mod affinity;
 mod calls;
@@ -20,7 +20,7 @@ mod topology;
 
 pub use affinity::{current_node, pin_to_cpus, pin_to_node, pinned_node};
 pub use placement::{Outcome, Placement, Reason, Residence, Span};
-pub use process::residence_of_process;
+pub use process::{nodes_of_process, residence_of_process};
 pub use topology::{
     MAX_CPUS, MAX_NODES, NodeReport, NumaNode, Performance, Topology, TopologyError,
 };

@@ -1,12 +1,13 @@
-//! Where the shared memory of another process lies, by the kernel's own count.
+//! Where the shared memory of another process lies, by the kernel's own count, and where it may lie.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 
 use rustix::process::Pid;
 
+use super::list;
 use super::placement::Residence;
-use super::topology::NumaNode;
+use super::topology::{MAX_NODES, NumaNode};
 
 /// How the kernel names our memory files in lists of mappings.
 const OURS: &str = "/memfd:weft-";
@@ -30,6 +31,28 @@ pub fn residence_of_process(process: Pid) -> io::Result<Residence> {
         }
     }
     Ok(residence)
+}
+
+/// The nodes on which a process may have memory (`cpuset.mems` of its control group), ascending. Some
+/// of them may not be there.
+///
+/// # Errors
+///
+/// What the system says of `/proc/PID/status`; `InvalidData` if the kernel does not say it there.
+pub fn nodes_of_process(process: Pid) -> io::Result<Vec<NumaNode>> {
+    let path = format!("/proc/{}/status", process.as_raw_nonzero());
+    let text = std::fs::read_to_string(path)?;
+    allowed_nodes(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Of the line `Mems_allowed_list: 0-1`, the nodes.
+fn allowed_nodes(status: &str) -> Option<Vec<NumaNode>> {
+    let mut lines = status.lines();
+    let list = lines.find_map(|line| line.strip_prefix("Mems_allowed_list:"))?;
+    list::parse(list, MAX_NODES)?
+        .into_iter()
+        .map(NumaNode::new)
+        .collect()
 }
 
 /// The words `N0=12` of a line about a memory file of ours.
@@ -64,6 +87,21 @@ mod tests {
         ] {
             assert_eq!(count(line), [], "{line}");
         }
+    }
+
+    #[test]
+    fn the_nodes_that_a_process_may_use_are_those_of_its_control_group() {
+        let numbers = |status| {
+            let nodes: Option<Vec<NumaNode>> = allowed_nodes(status);
+            nodes.map(|nodes| nodes.into_iter().map(NumaNode::get).collect::<Vec<_>>())
+        };
+        let status = "Name:\tx\nMems_allowed:\t00000005\nMems_allowed_list:\t0,2-3\nx:\t1\n";
+        assert_eq!(numbers(status), Some(vec![0, 2, 3]));
+        for status in ["", "Mems_allowed:\t1\n", "Mems_allowed_list:\tall\n"] {
+            assert_eq!(numbers(status), None, "{status}");
+        }
+        let ours = nodes_of_process(rustix::process::getpid());
+        assert!(!ours.unwrap().is_empty());
     }
 
     #[test]
