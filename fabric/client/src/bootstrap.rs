@@ -9,8 +9,9 @@
 use serde::{Deserialize, Serialize};
 use weft_types::{ClusterName, DomainId, NodeName, Refusal, ServiceName};
 
-/// The version of this exchange. A node refuses any other.
-pub const VERSION: u16 = 1;
+/// The version of this exchange, and of what goes over the channels that it gives. A node refuses any
+/// other.
+pub const VERSION: u16 = 2;
 
 /// The three channels that every domain starts with, in the order of their descriptors.
 pub const CHANNELS: usize = 3;

@@ -473,6 +473,7 @@ pub(crate) mod tests {
                 *left -= asked;
                 Ok(encoded(&ExtentGranted {
                     bytes: asked,
+                    numa_node: None,
                     budget_bytes: 0,
                     used_bytes: 0,
                     enforced: false,

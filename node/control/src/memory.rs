@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 use weft_contract::{Message, contract};
 use weft_types::ChannelId;
 
-/// Asks for room. Refused with `OverBudget`.
+/// Asks for room. Refused with `OverBudget`; with `Rejected` if there is no such NUMA node, or if the
+/// domain may have no memory there.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, Schema, Message)]
 pub struct RequestExtent {
     /// How much, in bytes.
     pub bytes: u64,
-    /// On which NUMA node the memory shall lie, if that matters.
+    /// On which NUMA node of the machine the memory shall lie, by its number, if that matters.
     pub numa_node: Option<u32>,
 }
 
@@ -33,6 +34,9 @@ pub struct RequestGrowth {
 pub struct ExtentGranted {
     /// How much was granted, in bytes.
     pub bytes: u64,
+    /// On which NUMA node the domain is to place it: the one that it asked for. It is there, and the
+    /// domain may use it; whether it has so much free is seen when the pages are taken.
+    pub numa_node: Option<u32>,
     /// How much the domain may have in all.
     pub budget_bytes: u64,
     /// How much it has now, this included.
