@@ -1,7 +1,8 @@
 //! The error of this crate: a refusal, or the reason why none could be had.
 
 use weft_contract::{DecodeError, EncodeError};
-use weft_local_ipc::{ChannelError, PeerFault, RegionError};
+use weft_local_ipc::heap::HeapError;
+use weft_local_ipc::{ChannelError, PeerFault, RegionError, SendError};
 use weft_types::{Refusal, RefusalCode};
 
 /// What went wrong, always with a [`Refusal`] to act on.
@@ -54,6 +55,41 @@ impl From<PeerFault> for Error {
 impl From<RegionError> for Error {
     fn from(error: RegionError) -> Self {
         Self::new(RefusalCode::Internal, format!("shared memory: {error}"))
+    }
+}
+
+impl From<HeapError> for Error {
+    fn from(error: HeapError) -> Self {
+        let code = match &error {
+            HeapError::Full { extent_bytes } => {
+                return Self::new(
+                    RefusalCode::Busy,
+                    format!(
+                        "the heap has no block free: wait for borrowers, or grow it by {extent_bytes} bytes"
+                    ),
+                );
+            }
+            HeapError::Budget { bytes, left } => {
+                return Self::new(
+                    RefusalCode::OverBudget,
+                    format!(
+                        "an extent of {bytes} bytes is more than the {left} that the heap may still take: shrink it, or make it with a larger `Limits::budget_bytes`"
+                    ),
+                );
+            }
+            HeapError::TooManyExtents => RefusalCode::OverBudget,
+            HeapError::TooManyObjects { .. }
+            | HeapError::TooManyLent { .. }
+            | HeapError::Send(SendError::Full { .. }) => RefusalCode::Busy,
+            HeapError::TooLarge { .. } => RefusalCode::TooLarge,
+            HeapError::NoSuchBorrower
+            | HeapError::Foreign
+            | HeapError::AlreadySent
+            | HeapError::Retired => RefusalCode::Rejected,
+            HeapError::Fault(_) | HeapError::Send(SendError::Peer(_)) => RefusalCode::PeerFault,
+            HeapError::Region(_) | HeapError::Send(_) => RefusalCode::Internal,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -16,6 +16,8 @@
 //! The same source runs whether `kv` is a process on this machine or on another, and goes on while
 //! `kv` moves between them.
 //!
+//! What is too large for a message is lent from a [`heap`], to a process of the same node.
+//!
 //! Not here: how a channel is laid out in memory (`weft-local-ipc`), what a message is
 //! (`weft-contract`), how a node decides (`weft-daemon`).
 
@@ -30,6 +32,7 @@ mod dynamic;
 mod endpoint;
 mod error;
 mod growth;
+pub mod heap;
 mod link;
 mod room;
 mod service;

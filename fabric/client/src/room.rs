@@ -4,8 +4,9 @@
 //! memory manager is asked for more. An app asks when it opens a channel and waits for the answer. A
 //! service must wait for nothing but messages: its node may be waiting for it, or be stopped. It
 //! asks ahead, for several channels at once, and goes on. Room for a queue that grows is asked for by
-//! itself and looked for later ([`crate::growth`]); nothing that is kept for channels goes into it. To
-//! give back is never waited for by anyone.
+//! itself and looked for later ([`crate::growth`]), and room for an extent of a heap by itself too, by
+//! somebody who waits ([`crate::heap`]); nothing that is kept for channels goes into either. To give back is
+//! never waited for by anyone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -52,9 +53,11 @@ enum Waited {
     Added,
     /// For this question alone.
     OpenApart,
-    /// So much is kept for who asked.
-    Apart(u64),
+    /// It is kept for who asked.
+    Apart(ExtentGranted),
     Refused(Refusal),
+    /// Nobody comes back any more, and it is not answered.
+    GivenUp,
 }
 
 /// A question that nobody waits for.
@@ -118,22 +121,49 @@ impl Room {
     ///
     /// `OverBudget`; `Unreachable` and `DeadlineExceeded` if the node does not answer.
     pub(crate) fn take(self: &Arc<Self>, bytes: u64) -> Result<Lease, Error> {
+        self.wait(|account, question| account.try_take(bytes, question))?;
+        Ok(self.lease(bytes))
+    }
+
+    /// Takes `bytes` for an extent of a heap, on a NUMA node if one is named, and waits for the memory
+    /// manager. Tells what it has answered.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::take`], and `Rejected` for a node that cannot be had.
+    pub(crate) fn take_extent(
+        self: &Arc<Self>,
+        bytes: u64,
+        numa_node: Option<u32>,
+    ) -> Result<(Lease, ExtentGranted), Error> {
+        let index = <Memory as Accepts<RequestExtent>>::INDEX;
+        let request = RequestExtent { bytes, numa_node };
+        let granted =
+            self.wait(|account, question| account.try_take_apart(index, &request, question))?;
+        Ok((self.lease(granted.bytes), granted))
+    }
+
+    /// Tries until there is something, and waits for the memory manager in between.
+    fn wait<T>(
+        &self,
+        mut attempt: impl FnMut(&mut Account, &mut Option<Sequence>) -> Result<Option<T>, Error>,
+    ) -> Result<T, Error> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let mut question = None;
         loop {
             let mut account = lock(&self.0);
-            let outcome = account.try_take(bytes, &mut question);
-            if let Some(asked) = question.filter(|_| !matches!(outcome, Ok(false))) {
-                account.waited.remove(&asked);
+            let outcome = attempt(&mut account, &mut question).transpose();
+            if let (Some(_), Some(asked)) = (&outcome, question) {
+                account.forget(asked);
             }
-            if outcome? {
-                return Ok(self.lease(bytes));
+            if let Some(outcome) = outcome {
+                return outcome;
             }
             let (bell, value, ready) = account.listen();
             let gone = account.link.side().hung_up();
             let late = Instant::now() >= deadline;
             if let Some(asked) = question.filter(|_| gone || late) {
-                account.waited.remove(&asked);
+                account.forget(asked);
             }
             drop(account);
             if gone || late {
@@ -205,34 +235,15 @@ impl Room {
         bytes: u64,
         question: &mut Option<Sequence>,
     ) -> Result<Option<Lease>, Error> {
-        let mut account = lock(&self.0);
-        account.hear()?;
-        let Some(asked) = *question else {
-            let request = RequestGrowth { channel, bytes };
-            *question = account.ask_for(<Memory as Accepts<RequestGrowth>>::INDEX, &request)?;
-            let waited = question.map(|asked| (asked, Waited::OpenApart));
-            account.waited.extend(waited);
-            return Ok(None);
-        };
-        if account.is_open(asked) {
-            return Ok(None);
-        }
-        *question = None;
-        match account.waited.remove(&asked) {
-            Some(Waited::Apart(bytes)) => Ok(Some(self.lease(bytes))),
-            Some(Waited::Refused(refusal)) => Err(refusal.into()),
-            // Then it would be open, or was never asked apart.
-            _ => Ok(None),
-        }
+        let index = <Memory as Accepts<RequestGrowth>>::INDEX;
+        let request = RequestGrowth { channel, bytes };
+        let granted = lock(&self.0).try_take_apart(index, &request, question)?;
+        Ok(granted.map(|granted| self.lease(granted.bytes)))
     }
 
     /// Nobody comes back for this answer.
     pub(crate) fn forget(&self, question: Sequence) {
-        let mut account = lock(&self.0);
-        if let Some(Waited::Apart(bytes)) = account.waited.remove(&question) {
-            account.free_bytes += bytes;
-            account.give_back();
-        }
+        lock(&self.0).forget(question);
     }
 
     /// Whether a question has its answer.
@@ -267,15 +278,19 @@ impl Room {
 
 impl Account {
     /// Takes `bytes` if they are here, else sees to it that they have been asked for.
-    fn try_take(&mut self, bytes: u64, question: &mut Option<Sequence>) -> Result<bool, Error> {
+    fn try_take(
+        &mut self,
+        bytes: u64,
+        question: &mut Option<Sequence>,
+    ) -> Result<Option<()>, Error> {
         self.hear()?;
         if self.free_bytes >= bytes {
             self.free_bytes -= bytes;
-            return Ok(true);
+            return Ok(Some(()));
         }
         if let Some(asked) = *question {
             if self.is_open(asked) {
-                return Ok(false);
+                return Ok(None);
             }
             *question = None;
             if let Some(Waited::Refused(refusal)) = self.waited.remove(&asked) {
@@ -286,7 +301,48 @@ impl Account {
         *question = self.ask(bytes)?;
         let waited = question.map(|asked| (asked, Waited::Open));
         self.waited.extend(waited);
-        Ok(false)
+        Ok(None)
+    }
+
+    /// Takes what was granted to `question` alone, if it was. Else sees to it that it has been asked.
+    fn try_take_apart(
+        &mut self,
+        index: TypeIndex,
+        request: &impl Message,
+        question: &mut Option<Sequence>,
+    ) -> Result<Option<ExtentGranted>, Error> {
+        self.hear()?;
+        let Some(asked) = *question else {
+            *question = self.ask_for(index, request)?;
+            let waited = question.map(|asked| (asked, Waited::OpenApart));
+            self.waited.extend(waited);
+            return Ok(None);
+        };
+        if self.is_open(asked) {
+            return Ok(None);
+        }
+        *question = None;
+        match self.waited.remove(&asked) {
+            Some(Waited::Apart(granted)) => Ok(Some(granted)),
+            Some(Waited::Refused(refusal)) => Err(refusal.into()),
+            // Then it would be open, or was never asked apart.
+            _ => Ok(None),
+        }
+    }
+
+    /// Nobody comes back for this answer: what it grants is free, or goes back, now or when it comes.
+    fn forget(&mut self, question: Sequence) {
+        let open = self.is_open(question);
+        match self.waited.remove(&question) {
+            Some(Waited::Apart(granted)) => {
+                self.free_bytes = self.free_bytes.saturating_add(granted.bytes);
+                self.give_back();
+            }
+            Some(_) if open => {
+                self.waited.insert(question, Waited::GivenUp);
+            }
+            _ => {}
+        }
     }
 
     /// Whether the memory manager still owes the answer to a question that somebody comes back for.
@@ -351,9 +407,12 @@ impl Account {
                 // Of something given back nothing is answered: it was told.
                 Ok(body) => {
                     let granted: ExtentGranted = weft_contract::decode(&body)?;
-                    self.granted(question, granted.bytes);
+                    self.granted(question, granted);
                 }
                 Err(refusal) => match (self.waited.get_mut(&question), ahead) {
+                    (Some(Waited::GivenUp), _) => {
+                        self.waited.remove(&question);
+                    }
                     (Some(waited), _) => *waited = Waited::Refused(refusal),
                     // So much was not to be had; what is needed may be.
                     (None, Some(ahead))
@@ -371,15 +430,24 @@ impl Account {
     }
 
     /// Puts what was granted where who asked looks for it. If nobody does any more, it is free.
-    fn granted(&mut self, question: Sequence, bytes: u64) {
+    fn granted(&mut self, question: Sequence, granted: ExtentGranted) {
+        let bytes = granted.bytes;
+        let mut given_up = false;
         match self.waited.get_mut(&question) {
-            Some(waited @ Waited::OpenApart) => *waited = Waited::Apart(bytes),
-            waited => {
-                if let Some(waited) = waited {
-                    *waited = Waited::Added;
-                }
-                self.free_bytes = self.free_bytes.saturating_add(bytes);
+            Some(waited @ Waited::OpenApart) => {
+                *waited = Waited::Apart(granted);
+                return;
             }
+            Some(Waited::GivenUp) => {
+                given_up = true;
+                self.waited.remove(&question);
+            }
+            Some(waited) => *waited = Waited::Added,
+            None => {}
+        }
+        self.free_bytes = self.free_bytes.saturating_add(bytes);
+        if given_up {
+            self.give_back();
         }
     }
 
@@ -496,7 +564,7 @@ pub(crate) mod tests {
     }
 
     /// Does `work` while a memory manager with `left` bytes answers.
-    fn managed<T>(manager: Link, left: u64, work: impl FnOnce() -> T) -> (T, Link, u64) {
+    pub(crate) fn managed<T>(manager: Link, left: u64, work: impl FnOnce() -> T) -> (T, Link, u64) {
         let stop = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (mut manager, mut left, stop) = (manager, left, &stop);
@@ -576,12 +644,12 @@ pub(crate) mod tests {
         let mut left = 20;
         let mut question = None;
         let try_take = |question: &mut _| lock(&room.0).try_take(10, question).unwrap();
-        assert!(!try_take(&mut question));
+        assert!(try_take(&mut question).is_none());
         manage(&mut manager, &mut left);
         let _theirs = room.take_now(10).unwrap();
-        assert!(!try_take(&mut question));
+        assert!(try_take(&mut question).is_none());
         manage(&mut manager, &mut left);
-        assert!(try_take(&mut question));
+        assert!(try_take(&mut question).is_some());
     }
 
     #[test]
@@ -604,5 +672,36 @@ pub(crate) mod tests {
         room.forget(question.take().unwrap());
         assert_eq!(manage(&mut manager, &mut left), 10);
         assert_eq!(left, 100);
+    }
+
+    #[test]
+    fn an_extent_is_not_made_of_what_is_kept_for_channels_and_a_late_grant_goes_back() {
+        let (room, manager) = room();
+        let ((), mut manager, mut left) = managed(manager, 100, || {
+            room.keep(30);
+            let (lease, granted) = room.take_extent(30, None).unwrap();
+            assert_eq!((lease.bytes(), granted.bytes), (30, 30));
+            let refused = room.take_extent(50, None).unwrap_err();
+            assert_eq!(refused.code(), RefusalCode::OverBudget);
+        });
+        manage(&mut manager, &mut left);
+        assert_eq!(left, 70, "what is kept is still here, the extent went back");
+
+        let mut question = None;
+        let index = <Memory as Accepts<RequestExtent>>::INDEX;
+        let request = RequestExtent {
+            bytes: 60,
+            numa_node: None,
+        };
+        let mut account = lock(&room.0);
+        let asked = account.try_take_apart(index, &request, &mut question);
+        assert!(asked.unwrap().is_none());
+        account.forget(question.unwrap());
+        drop(account);
+        manage(&mut manager, &mut left);
+        assert_eq!(left, 10);
+        lock(&room.0).hear().unwrap();
+        assert_eq!(manage(&mut manager, &mut left), 60);
+        assert!(lock(&room.0).waited.is_empty());
     }
 }
