@@ -56,6 +56,8 @@ enum Waited {
     /// So much is kept for who asked.
     Apart(u64),
     Refused(Refusal),
+    /// Nobody comes back any more, and it is not answered.
+    GivenUp,
 }
 
 /// A question that nobody waits for.
@@ -125,7 +127,7 @@ impl Room {
             let mut account = lock(&self.0);
             let outcome = account.try_take(bytes, &mut question);
             if let Some(asked) = question.filter(|_| !matches!(outcome, Ok(false))) {
-                account.waited.remove(&asked);
+                account.forget(asked);
             }
             if outcome? {
                 return Ok(self.lease(bytes));
@@ -309,10 +311,17 @@ impl Account {
         }
     }
 
+    /// Nobody comes back for this answer: what it grants is free, or goes back, now or when it comes.
     fn forget(&mut self, question: Sequence) {
-        if let Some(Waited::Apart(bytes)) = self.waited.remove(&question) {
-            self.free_bytes += bytes;
-            self.give_back();
+        match self.waited.remove(&question) {
+            Some(Waited::Apart(bytes)) => {
+                self.free_bytes = self.free_bytes.saturating_add(bytes);
+                self.give_back();
+            }
+            Some(waited) if waited.is_open() => {
+                self.waited.insert(question, Waited::GivenUp);
+            }
+            _ => {}
         }
     }
 
@@ -381,6 +390,9 @@ impl Account {
                     self.granted(question, granted.bytes);
                 }
                 Err(refusal) => match (self.waited.get_mut(&question), ahead) {
+                    (Some(Waited::GivenUp), _) => {
+                        self.waited.remove(&question);
+                    }
                     (Some(waited), _) => *waited = Waited::Refused(refusal),
                     // So much was not to be had; what is needed may be.
                     (None, Some(ahead))
@@ -400,14 +412,20 @@ impl Account {
     /// Puts what was granted where who asked looks for it. If nobody does any more, it is free.
     fn granted(&mut self, question: Sequence, bytes: u64) {
         match self.waited.get_mut(&question) {
-            Some(waited @ Waited::OpenApart) => *waited = Waited::Apart(bytes),
-            waited => {
-                if let Some(waited) = waited {
-                    *waited = Waited::Added;
-                }
-                self.free_bytes = self.free_bytes.saturating_add(bytes);
+            Some(waited @ Waited::OpenApart) => {
+                *waited = Waited::Apart(bytes);
+                return;
             }
+            Some(Waited::GivenUp) => {
+                self.waited.remove(&question);
+                self.free_bytes = self.free_bytes.saturating_add(bytes);
+                self.give_back();
+                return;
+            }
+            Some(waited) => *waited = Waited::Added,
+            None => {}
         }
+        self.free_bytes = self.free_bytes.saturating_add(bytes);
     }
 
     /// Gives back what is free beyond what is kept, unless a thread waits for it.
@@ -654,5 +672,30 @@ pub(crate) mod tests {
         room.forget(question.take().unwrap());
         assert_eq!(manage(&mut manager, &mut left), 10);
         assert_eq!(left, 100);
+    }
+
+    #[test]
+    fn a_grant_that_comes_after_nobody_waits_any_more_goes_back() {
+        let (room, mut manager) = room();
+        let mut left = 100;
+        let index = <Memory as Accepts<RequestExtent>>::INDEX;
+        let request = |bytes| RequestExtent {
+            bytes,
+            numa_node: None,
+        };
+        for (bytes, granted) in [(60, 60), (101, 0)] {
+            let mut question = None;
+            let mut account = lock(&room.0);
+            let taken = account.try_apart(index, &request(bytes), &mut question);
+            assert!(taken.unwrap().is_none());
+            account.forget(question.unwrap());
+            drop(account);
+            manage(&mut manager, &mut left);
+            assert_eq!(left, 100 - granted);
+            lock(&room.0).hear().unwrap();
+            assert_eq!(manage(&mut manager, &mut left), granted);
+            assert_eq!(left, 100);
+            assert!(lock(&room.0).waited.is_empty());
+        }
     }
 }
